@@ -1,0 +1,132 @@
+"""The run-time settings of a deployment: a typed view over the `parameters` of config.pbtxt.
+
+Standard library only: Triton's stub, the ranks and the command line all read settings with it.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+CheckpointKind = Literal["megatron_bridge", "nemo2"]
+Dtype = Literal["float16", "bfloat16", "float32"]
+
+
+class SettingsError(ValueError):
+    """A parameter of config.pbtxt is missing, unknown or of the wrong type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the ranks need to know. The parameter's key is the field's name in capitals.
+
+    Sizes are counts of ranks, layers, tokens or requests; `kv_cache_gib` is in GiB per rank.
+    """
+
+    checkpoint: str
+    """Path of the checkpoint's `iter_*` folder."""
+    checkpoint_kind: CheckpointKind = "megatron_bridge"
+    tokenizer: str = ""
+    """Path or hub name; empty means the tokenizer that the checkpoint holds."""
+    params_dtype: Dtype = "bfloat16"
+
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    context_parallel_size: int = 1
+    expert_parallel_size: int = 1
+    expert_tensor_parallel_size: int = 1
+    sequence_parallel: bool = False
+    num_layers_in_first_pipeline_stage: int = 0
+    """0 means an even split, here and below."""
+    num_layers_in_last_pipeline_stage: int = 0
+    account_for_embedding_in_pipeline_split: bool = False
+    account_for_loss_in_pipeline_split: bool = False
+    num_gpus: int = 1
+    """GPUs (on a CPU: rank processes) per node; what is beyond one replica's need runs further replicas."""
+    num_nodes: int = 1
+
+    max_sequence_length: int = 4096
+    """Prompt and new tokens together."""
+    max_requests: int = 256
+    """Rows that one replica decodes at the same time; more wait in Triton's queue."""
+    kv_cache_gib: float = 0.0
+    """0 means what is free after loading on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
+    enable_flash_decode: bool = False
+    enable_cuda_graphs: bool = False
+    legacy_checkpoint: bool = False
+    """Load although Transformer Engine's `_extra_state` entries are missing or unexpected."""
+    debug_mode: bool = False
+
+    rank_python: str = "python3"
+    """The interpreter whose environment has Megatron."""
+    max_restarts: int = 3
+    """How many times the group of ranks is started again after one of them died."""
+    start_timeout: int = 1800
+    """Seconds until a group of ranks that is not ready counts as dead."""
+    rendezvous: str = ""
+    """HOST:PORT where the nodes meet; only with more than one node."""
+
+    @property
+    def world_size(self) -> int:
+        """Ranks over all nodes."""
+        return self.num_gpus * self.num_nodes
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks that hold one replica of the dense layers."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Replicas of the dense layers; each takes requests of its own."""
+        return self.world_size // self.model_parallel_size
+
+    def to_parameters(self) -> dict[str, str]:
+        """Return the settings as config.pbtxt holds them: upper-case keys, string values."""
+        return {field.name.upper(): _write(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
+        """Read the settings; a missing parameter has its default.
+
+        Raises:
+            SettingsError: a key is unknown, a value has the wrong type, or CHECKPOINT is missing.
+        """
+        hints = typing.get_type_hints(cls)
+        unknown = sorted(set(parameters) - {name.upper() for name in hints})
+        if unknown:
+            raise SettingsError(f"config.pbtxt has a parameter {unknown[0]!r} that nothing reads; remove it.")
+        if not parameters.get("CHECKPOINT"):
+            raise SettingsError("config.pbtxt has no parameter 'CHECKPOINT'; write the path of the checkpoint there.")
+        values = {
+            name: _read(name.upper(), parameters[name.upper()], hint)
+            for name, hint in hints.items()
+            if name.upper() in parameters
+        }
+        return cls(**values)
+
+
+def _write(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(key: str, text: str, hint: Any) -> Any:
+    if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if text not in choices:
+            raise SettingsError(f"Parameter {key} is {text!r}; it has to be one of {', '.join(choices)}.")
+        return text
+    if hint is bool:
+        if text not in ("true", "false"):
+            raise SettingsError(f"Parameter {key} is {text!r}; it has to be true or false.")
+        return text == "true"
+    try:
+        value = hint(text)
+    except ValueError:
+        kind = "a whole number" if hint is int else "a number"
+        raise SettingsError(f"Parameter {key} is {text!r}; it has to be {kind}.") from None
+    if hint in (int, float) and not value >= 0:
+        raise SettingsError(f"Parameter {key} is {text!r}; it must not be negative.")
+    return value
