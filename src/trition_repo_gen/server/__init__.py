@@ -1,0 +1,29 @@
+"""Finds, starts, watches and stops stock tritonserver.
+
+In a program or a test:
+
+    from trition_repo_gen.server import running_server
+
+    with running_server(repository, http_port=8000, grpc_port=8001, metrics_port=8002) as server:
+        server.http_url, server.grpc_url, server.models, server.pid, server.log()
+
+`Server.start(ServeOptions(...))`, `server.wait_ready(seconds)` and `server.stop()` are the same in three steps, and
+`serve(ServeOptions(...))` is `trgen serve`: it runs until a signal comes and returns the exit code.
+`check(ServeOptions(...))` finds out what would stop it from starting, without starting anything.
+"""
+
+from .command import ServeOptions
+from .find import TritonServer, find_tritonserver
+from .foreground import serve
+from .process import Server, ServerExitedError, check, running_server
+
+__all__ = [
+    "ServeOptions",
+    "Server",
+    "ServerExitedError",
+    "TritonServer",
+    "check",
+    "find_tritonserver",
+    "running_server",
+    "serve",
+]

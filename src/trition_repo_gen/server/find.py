@@ -1,0 +1,87 @@
+"""Finds the tritonserver to start."""
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trition_repo_gen.errors import ServerError
+
+CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
+"""Where NGC's containers hold it."""
+
+WHEEL = "nvidia-pytriton"
+_WHEEL_SERVER = "pytriton/tritonserver/bin/tritonserver"
+
+
+@dataclass(frozen=True)
+class TritonServer:
+    """A tritonserver on this machine."""
+
+    path: Path
+    """The absolute path of the program."""
+    source: str
+    """What led to it, in words, such as `--tritonserver` or `PATH`."""
+    from_wheel: bool
+    """Whether it is the stock build that the nvidia-pytriton wheel carries, which needs preparation."""
+
+
+def find_tritonserver(flag: str | None = None, environment: Mapping[str, str] | None = None) -> TritonServer:
+    """Return the tritonserver to start: the flag's, `$TRITONSERVER`'s, PATH's, the container's or the wheel's.
+
+    The first of these that there is, in this order.
+
+    Args:
+        flag: what the user gave as `--tritonserver`.
+        environment: the process environment; `os.environ` unless given.
+
+    Raises:
+        ServerError: the flag or the variable names no program, or there is none at all.
+    """
+    environment = os.environ if environment is None else environment
+    if flag:
+        return _named(flag, "--tritonserver")
+    if variable := environment.get("TRITONSERVER"):
+        return _named(variable, "the environment variable TRITONSERVER")
+    if on_path := shutil.which("tritonserver", path=environment.get("PATH", os.defpath)):
+        return _found(Path(on_path), "PATH")
+    if os.access(CONTAINER_SERVER, os.X_OK):
+        return _found(CONTAINER_SERVER, str(CONTAINER_SERVER.parent))
+    if (carried := wheel_server()) is not None:
+        return _found(carried, f"the {WHEEL} wheel")
+    raise ServerError(
+        "No tritonserver was found; install one with pip install 'trition-repo-gen[triton]', "
+        "or run in NVIDIA's tritonserver container."
+    )
+
+
+def wheel_server() -> Path | None:
+    """Return the tritonserver that the installed wheel carries, or None. Nothing of the wheel is imported."""
+    try:
+        distribution = importlib.metadata.distribution(WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = Path(str(distribution.locate_file(_WHEEL_SERVER)))
+    return path if path.is_file() else None
+
+
+def _named(value: str, source: str) -> TritonServer:
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise ServerError(
+            f"{source} is {value!r}, which is not a file; write the path of the program tritonserver there."
+        )
+    server = _found(path, source)
+    if not server.from_wheel and not os.access(path, os.X_OK):
+        raise ServerError(
+            f"{source} is {value!r}, which is not executable; write the path of the program tritonserver there."
+        )
+    return server
+
+
+def _found(path: Path, source: str) -> TritonServer:
+    # abspath, not resolve: NGC's containers and wrappers may link to it, and a wrapper has to stay one.
+    path = Path(os.path.abspath(path))  # noqa: PTH100
+    return TritonServer(path, source, path.as_posix().endswith("/" + _WHEEL_SERVER))
