@@ -1,0 +1,53 @@
+"""The command `trgen`: a file per command, each parses, calls one function and prints."""
+
+import importlib
+import sys
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from trition_repo_gen import __version__
+from trition_repo_gen.errors import UserError
+
+app = typer.Typer(
+    name="trgen",
+    help="Write a Triton model repository for a Megatron checkpoint, and serve it with stock tritonserver.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Every flag may be written with '_' between its words, too; values are left as they are.
+    context_settings={
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _name in ("build", "serve", "deploy", "query"):
+    if find_spec(f"{__name__}.{_name}"):
+        importlib.import_module(f"{__name__}.{_name}").register(app)
+
+
+def main() -> None:
+    """Run `trgen`: a user's mistake is one line on stderr and exit code 2, a bug is a traceback."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"trgen: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,51 @@
+"""The type that a checkpoint becomes once it has been read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trition_repo_gen.runtime.settings import CheckpointKind, Dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint of a text model. Sizes are those of the model, not of one rank's share."""
+
+    kind: CheckpointKind
+    root: Path
+    """The folder with the tracker file; the iteration folder itself where that stands alone."""
+    iteration: Path
+    """The folder with the weights, absolute; symbolic links are kept."""
+    family: str
+    """What the model calls itself, for people: `llama`, `qwen3_moe`, `gemma2`, `gpt` …"""
+    dtype: Dtype
+    """In which the weights are stored."""
+    weights_bytes: int
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    """Equal to `num_attention_heads` where the model has no groups."""
+    kv_channels: int
+    """Size of one attention head."""
+    multi_latent_attention: bool
+    vocab_size: int | None
+    """Rows of the stored embedding before padding; None where only the tokenizer knows."""
+    pads_vocab: bool
+    """Whether Megatron pads the embedding until the tensor-parallel ranks can share it."""
+    max_sequence_length: int
+
+    num_moe_experts: int = 0
+    """0 means a dense model."""
+    moe_ffn_hidden_size: int = 0
+
+    tokenizer: str
+    """A folder, or the name of a tokenizer on a hub."""
+    tokenizer_type: str
+    """Megatron's name of the kind, such as `HuggingFaceTokenizer`."""
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether the model has experts."""
+        return self.num_moe_experts > 0

@@ -1,0 +1,199 @@
+"""Reads a Megatron-Bridge checkpoint: `iter_*` folders with `run_config.yaml`, `.metadata` and `*.distcp` shards.
+
+The layout on disk is the one that `megatron/bridge/training/checkpointing.py` (0.6.2) writes.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from trition_repo_gen.checkpoints import kinds, run_config
+from trition_repo_gen.checkpoints.checkpoint import Checkpoint
+from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.runtime.settings import Dtype
+
+# What the shards' index says of its files. The index is a pickle, which is never loaded here: the names of the
+# shards stand in it as plain bytes.
+_SHARD_NAME = re.compile(rb"__\d+_\d+\.distcp")
+_PROVIDER_SUFFIX = re.compile(r"(Model)?(Provider|Config)$")
+
+
+def read(path: Path, *, needs_tokenizer: bool = True) -> Checkpoint:
+    """Return what the checkpoint at `path`, its root or one of its `iter_*` folders, says about itself.
+
+    Args:
+        path: a folder.
+        needs_tokenizer: False where the user names a tokenizer, so that the checkpoint need not hold one.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, half-written, damaged, of another kind, or no text model.
+    """
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint at {path}; write the path of a Megatron-Bridge checkpoint.")
+    if sentence := kinds.foreign(path):
+        raise CheckpointError(sentence)
+    root, iteration = _find_iteration(path)
+    weights_bytes = _check_complete(iteration)
+    config = run_config.load(iteration / kinds.RUN_CONFIG)
+    _check_served(iteration, config)
+    return _checkpoint(root, iteration, config, weights_bytes, needs_tokenizer)
+
+
+def _find_iteration(path: Path) -> tuple[Path, Path]:
+    """Return the root and the iteration that its tracker names, the newest where there is no tracker."""
+    if kinds.is_iteration(path):
+        return (path.parent if (path.parent / kinds.TRACKER).is_file() else path), path
+    found = kinds.iterations(path)
+    tracker = path / kinds.TRACKER
+    if tracker.is_file():
+        text = tracker.read_text(errors="replace").strip()
+        iteration = path / (f"iter_{int(text):07d}" if text.isdigit() else text or "iter_")
+        if iteration.is_dir():
+            return path, iteration
+        instead = f"write {found[-1]}, which is there" if found else "copy or save it again"
+        raise CheckpointError(
+            f"{path} is half-written: {tracker.name} names {iteration.name}, which is not there; {instead}."
+        )
+    if found:
+        return path, found[-1]
+    raise CheckpointError(
+        f"{path} is no checkpoint: it has neither {kinds.TRACKER} nor an iter_* folder; "
+        "write the folder that Megatron-Bridge saved."
+    )
+
+
+def _check_complete(iteration: Path) -> int:
+    """Return the size of all shards in bytes; raise where a part of the checkpoint is missing."""
+
+    def half_written(what: str) -> CheckpointError:
+        others = [path for path in kinds.iterations(iteration.parent) if path != iteration]
+        instead = (
+            f"copy or save it again, or write another iteration such as {others[-1]}"
+            if others
+            else "copy or save it again"
+        )
+        return CheckpointError(f"{iteration} is half-written: {what}; {instead}.")
+
+    if not (iteration / kinds.RUN_CONFIG).is_file() and (iteration / "common.pt").is_file():
+        raise CheckpointError(
+            f"{iteration} is a Megatron-LM checkpoint without {kinds.RUN_CONFIG}; load it with Megatron-Bridge's "
+            "load_megatron_model and save it with save_megatron_model."
+        )
+    for name in (kinds.RUN_CONFIG, kinds.DCP_METADATA):
+        file = iteration / name
+        if not file.is_file() or file.stat().st_size == 0:
+            raise half_written(f"{name} is {'empty' if file.is_file() else 'missing'}")
+    sizes = {file.name: file.stat().st_size for file in iteration.glob("*.distcp")}
+    named = {name.decode() for name in _SHARD_NAME.findall((iteration / kinds.DCP_METADATA).read_bytes())}
+    if missing := sorted(named - sizes.keys()):
+        count = f"{len(missing)} of {len(named)} shards are" if len(missing) > 1 else "one shard is"
+        raise half_written(f"{count} missing ({missing[0]})")
+    if not sizes:
+        raise half_written("it has no *.distcp shard")
+    if empty := sorted(name for name, size in sizes.items() if size == 0):
+        raise half_written(f"the shard {empty[0]} is empty")
+    return sum(sizes.values())
+
+
+def _check_served(iteration: Path, config: dict[str, Any]) -> None:
+    saved_as = (config.get("checkpoint") or {}).get("ckpt_format") or "torch_dist"
+    if saved_as != "torch_dist":
+        raise CheckpointError(f"{iteration} was saved as {saved_as}; save it with checkpoint.ckpt_format torch_dist.")
+    if config.get("peft"):
+        raise CheckpointError(
+            f"{iteration} holds a {run_config.target(config['peft']) or 'PEFT'} adapter without its base model; "
+            "merge both with Megatron-Bridge and write the merged checkpoint."
+        )
+    provider = run_config.target(config["model"])
+    if "vision_config" in config["model"] or re.search(r"VL|Vision|Omni|Llava|Audio|T5", provider):
+        raise CheckpointError(f"{iteration} is a {provider}; this version serves decoder-only text models only.")
+
+
+def _checkpoint(
+    root: Path, iteration: Path, config: dict[str, Any], weights_bytes: int, needs_tokenizer: bool
+) -> Checkpoint:
+    # Builders nest the sizes under `transformer`, providers have them side by side.
+    model = {**config["model"], **(config["model"].get("transformer") or {})}
+
+    def size(key: str, default: int | None = None) -> int:
+        value = model.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(
+                f"{iteration / kinds.RUN_CONFIG} says {key}: {model.get(key)}; a checkpoint that can be served "
+                "has a positive number there."
+            )
+        return value
+
+    heads, hidden, experts = size("num_attention_heads"), size("hidden_size"), model.get("num_moe_experts") or 0
+    ffn = size("ffn_hidden_size", 4 * hidden)
+    tokenizer, tokenizer_type = _tokenizer(iteration, config.get("tokenizer") or {}, needs_tokenizer)
+    return Checkpoint(
+        kind="megatron_bridge",
+        root=root,
+        iteration=iteration,
+        family=_family(config["model"], iteration),
+        dtype=_dtype(model),
+        weights_bytes=weights_bytes,
+        num_layers=size("num_layers"),
+        hidden_size=hidden,
+        ffn_hidden_size=ffn,
+        num_attention_heads=heads,
+        num_query_groups=size("num_query_groups", heads),
+        kv_channels=size("kv_channels", max(hidden // heads, 1)),
+        multi_latent_attention=bool(model.get("multi_latent_attention")),
+        vocab_size=model.get("vocab_size"),
+        pads_vocab=bool(model.get("should_pad_vocab")),
+        max_sequence_length=size("seq_length"),
+        num_moe_experts=experts,
+        moe_ffn_hidden_size=size("moe_ffn_hidden_size", ffn) if experts else 0,
+        tokenizer=tokenizer,
+        tokenizer_type=tokenizer_type,
+    )
+
+
+def _dtype(model: dict[str, Any]) -> Dtype:
+    # The flags win: mixed precision keeps `params_dtype` at float32 but stores the model as it computes.
+    if model.get("bf16"):
+        return "bfloat16"
+    if model.get("fp16"):
+        return "float16"
+    match run_config.target(model.get("params_dtype")):
+        case "bfloat16":
+            return "bfloat16"
+        case "float16" | "half":
+            return "float16"
+        case _:
+            return "float32"
+
+
+def _family(model: dict[str, Any], iteration: Path) -> str:
+    """Return Hugging Face's model type if the source lies near, else the name of Megatron-Bridge's provider."""
+    source = model.get("hf_model_id")
+    for folder in (iteration / "tokenizer", Path(str(source)) if source else None):
+        try:
+            if folder is not None and (name := json.loads((folder / "config.json").read_bytes()).get("model_type")):
+                return str(name)
+        except (OSError, ValueError):
+            continue
+    name = _PROVIDER_SUFFIX.sub("", run_config.target(model)).lower()
+    return name or "gpt"
+
+
+def _tokenizer(iteration: Path, config: dict[str, Any], needed: bool) -> tuple[str, str]:
+    """Return where the tokenizer is and its kind. The saved path comes second: it may be another machine's."""
+    kind = str(config.get("tokenizer_type") or "")
+    folder = iteration / "tokenizer"
+    if folder.is_dir() and any(folder.iterdir()):
+        return str(folder), kind
+    saved = str(config.get("tokenizer_model") or "")
+    # A hub's name looks like a relative path of at most two parts, and stays a name where no such path exists.
+    is_hub_name = bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", saved)) and not saved.startswith(".")
+    if saved and Path(saved).exists():
+        return str(Path(saved).absolute()), kind
+    if is_hub_name or not needed:
+        return saved, kind
+    what = f"the one it was saved with, {saved}, is not there" if saved else "names none"
+    raise CheckpointError(f"{iteration} holds no tokenizer and {what}; write --tokenizer PATH.")

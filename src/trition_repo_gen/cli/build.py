@@ -1,0 +1,62 @@
+"""`trgen build`: writes a Triton model repository for a checkpoint."""
+
+import shlex
+from typing import TYPE_CHECKING
+
+import typer
+
+from trition_repo_gen.cli._flags import takes
+from trition_repo_gen.cli._options import BUILD
+from trition_repo_gen.repository.options import BuildOptions
+
+if TYPE_CHECKING:
+    from trition_repo_gen.repository.build import Build
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `trgen`."""
+    app.command("build")(build)
+
+
+@takes(BUILD)
+def build(options: BuildOptions) -> None:
+    """Write a Triton model repository for a Megatron-Bridge checkpoint."""
+    from trition_repo_gen.repository.build import build_repository  # pydantic, jinja2 and yaml: not for --help
+
+    result = build_repository(options)
+    if options.dry_run:
+        print_dry_run(result)
+    print_build(result)
+    if not options.dry_run:
+        repository = shlex.quote(str(result.deployment.model_repository))
+        typer.echo(f"next: trgen serve --model-repository {repository}")
+
+
+def print_build(result: "Build") -> None:
+    """Print what was written (in a dry run: what would be), the layout, and the notes, a line each."""
+    deployment, checkpoint = result.deployment, result.checkpoint
+    typer.echo(f"{result.written.outcome}: {deployment.model_folder} (version {deployment.model_version})")
+    if result.written.outcome == "updated":
+        typer.echo(f"changed: {', '.join(map(str, result.written.changed))}")
+    typer.echo(
+        f"model: {checkpoint.family}, {checkpoint.num_layers} layers, {_size(checkpoint.weights_bytes)} of "
+        f"{checkpoint.dtype} weights, served in {deployment.settings.params_dtype}, "
+        f"sequences of {deployment.settings.max_sequence_length} tokens"
+    )
+    typer.echo(f"layout: {result.layout.describe()}")
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+
+
+def _size(count: int) -> str:
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = min((len(str(count)) - 1) // 3, len(units) - 1)
+    return f"{count / 1000**power:.3g} {units[power]}"
+
+
+def print_dry_run(result: "Build") -> None:
+    """Print the tree of files and config.pbtxt."""
+    typer.echo(f"{result.deployment.model_folder}/")
+    for path in sorted(result.files):
+        typer.echo(f"    {path}")
+    typer.echo(f"\n{result.config}")

@@ -1,0 +1,185 @@
+"""`trgen build` as a function: options and a checkpoint become a deployment, and that becomes a model folder."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from trition_repo_gen import checkpoints
+from trition_repo_gen.checkpoints import Checkpoint, Layout
+from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.repository.deployment import Deployment
+from trition_repo_gen.repository.options import BuildOptions
+from trition_repo_gen.repository.render import Files, render
+from trition_repo_gen.repository.validate import validate
+from trition_repo_gen.repository.write import Written, compare, write
+from trition_repo_gen.runtime.settings import Settings
+
+_CONFIG = PurePosixPath("config.pbtxt")
+
+
+@dataclass(frozen=True)
+class Build:
+    """The result of a build, or of a dry run."""
+
+    deployment: Deployment
+    checkpoint: Checkpoint
+    layout: Layout
+    files: Files
+    written: Written
+    """What was done, in a dry run what would be done."""
+    notes: tuple[str, ...]
+    """What the user should know, one sentence each."""
+
+    @property
+    def config(self) -> str:
+        """The text of config.pbtxt."""
+        return self.files[_CONFIG].decode()
+
+
+def build_repository(options: BuildOptions) -> Build:
+    """Read the checkpoint, check what was asked for, and write the model's folder unless it is a dry run.
+
+    Raises:
+        UserError: a mistake in the options, the checkpoint or the repository. What stood in the repository stands.
+    """
+    checkpoint = checkpoints.read(_checkpoint_path(options), needs_tokenizer=options.tokenizer is None)
+    layout, layout_notes = checkpoints.check(checkpoint, _layout(options))
+    sequence_length, length_notes = checkpoints.sequence_length(checkpoint, options.inference_max_seq_length)
+    deployment = Deployment(
+        model_name=options.model_name,
+        model_version=options.model_version,
+        model_repository=options.model_repository.expanduser(),
+        max_batch_size=options.max_batch_size,
+        max_queue_size=options.max_queue_size,
+        queue_timeout=options.queue_timeout,
+        settings=_settings(options, checkpoint, layout, sequence_length),
+    )
+    files = render(deployment)
+    folder, version = deployment.model_folder, deployment.model_version
+    if options.dry_run:
+        validate(files[_CONFIG].decode(), deployment)
+        written = compare(folder, version, files)
+    else:
+        written = write(
+            folder,
+            version,
+            files,
+            force=options.force,
+            check=lambda staged: validate((staged / _CONFIG).read_text(encoding="utf-8"), deployment),
+        )
+    notes = (*layout_notes, *length_notes, *_idle_flags(options), *_surroundings(options, deployment))
+    return Build(deployment, checkpoint, layout, files, written, notes)
+
+
+def _checkpoint_path(options: BuildOptions) -> Path:
+    if options.multimodal or options.nemo_checkpoint is not None:
+        raise CheckpointError(
+            "This version serves Megatron-Bridge LLM checkpoints only, not multimodal ones; "
+            "write --megatron-checkpoint PATH without --multimodal."
+        )
+    path = options.megatron_checkpoint or options.checkpoint
+    if path is None:
+        raise CheckpointError("There is no checkpoint to serve; write --megatron-checkpoint PATH.")
+    return path
+
+
+def _layout(options: BuildOptions) -> Layout:
+    return Layout(
+        tensor_parallel_size=options.tensor_parallel_size,
+        pipeline_parallel_size=options.pipeline_parallel_size,
+        context_parallel_size=options.context_parallel_size,
+        expert_parallel_size=options.expert_parallel_size,
+        expert_tensor_parallel_size=options.expert_tensor_parallel_size or 0,
+        sequence_parallel=options.sequence_parallel,
+        num_layers_in_first_pipeline_stage=options.num_layers_in_first_pipeline_stage or 0,
+        num_layers_in_last_pipeline_stage=options.num_layers_in_last_pipeline_stage or 0,
+        account_for_embedding_in_pipeline_split=options.account_for_embedding_in_pipeline_split,
+        account_for_loss_in_pipeline_split=options.account_for_loss_in_pipeline_split,
+        num_gpus=options.num_gpus or 0,
+        num_nodes=options.num_nodes,
+    )
+
+
+def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, sequence_length: int) -> Settings:
+    tokenizer = options.tokenizer or checkpoint.tokenizer
+    if Path(tokenizer).exists():
+        tokenizer = str(Path(tokenizer).absolute())
+    if tokenizer == str(checkpoint.iteration / "tokenizer"):
+        tokenizer = ""  # what the checkpoint holds: it stays right when checkpoint and repository move
+    return Settings(
+        checkpoint=str(checkpoint.iteration),
+        checkpoint_kind=checkpoint.kind,
+        tokenizer=tokenizer,
+        params_dtype=options.params_dtype or checkpoint.dtype,
+        tensor_parallel_size=layout.tensor_parallel_size,
+        pipeline_parallel_size=layout.pipeline_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
+        expert_parallel_size=layout.expert_parallel_size,
+        expert_tensor_parallel_size=layout.expert_tensor_parallel_size,
+        sequence_parallel=layout.sequence_parallel,
+        num_layers_in_first_pipeline_stage=layout.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=layout.num_layers_in_last_pipeline_stage,
+        account_for_embedding_in_pipeline_split=layout.account_for_embedding_in_pipeline_split,
+        account_for_loss_in_pipeline_split=layout.account_for_loss_in_pipeline_split,
+        num_gpus=layout.num_gpus,
+        num_nodes=layout.num_nodes,
+        max_sequence_length=sequence_length,
+        max_requests=options.max_requests,
+        kv_cache_gib=options.kv_cache_gib,
+        enable_flash_decode=options.enable_flash_decode,
+        enable_cuda_graphs=options.enable_cuda_graphs,
+        legacy_checkpoint=options.legacy_ckpt,
+        debug_mode=options.debug_mode,
+        rank_python=_rank_python(options.rank_python),
+        max_restarts=options.max_restarts,
+        start_timeout=options.start_timeout,
+        rendezvous=options.rendezvous or "",
+    )
+
+
+def _rank_python(given: str) -> str:
+    # A relative path would be taken from tritonserver's folder. Symbolic links stay: they mark a virtual environment.
+    return str(Path(given).expanduser().absolute()) if "/" in given else given
+
+
+def _idle_flags(options: BuildOptions) -> list[str]:
+    """Return a sentence for every flag that was given and changes nothing."""
+    notes = []
+    if options.micro_batch_size is not None:
+        notes.append("--micro-batch-size has no effect: the engine forms its batch anew at every step.")
+    if options.enable_flash_decode:
+        notes.append(
+            "--enable-flash-decode has no effect: on a GPU the engine always decodes with paged FlashAttention."
+        )
+    if options.inference_batch_times_seqlen_threshold is not None:
+        notes.append("--inference-batch-times-seqlen-threshold has no effect on an LLM.")
+    if options.processor_name is not None:
+        notes.append("--processor-name has no effect on an LLM.")
+    if options.rendezvous and options.num_nodes == 1:
+        notes.append("--rendezvous has no effect on one node.")
+    return notes
+
+
+def _surroundings(options: BuildOptions, deployment: Deployment) -> list[str]:
+    """Return a sentence for what would surprise when it is served, here or in the same repository."""
+    notes = []
+    python = deployment.settings.rank_python
+    if shutil.which(python) is None:
+        notes.append(
+            f"The ranks' Python, {python}, is not on this machine; the machine that serves needs it "
+            "(--rank-python, or RANK_PYTHON in config.pbtxt)."
+        )
+    if options.num_nodes > 1 and not options.rendezvous:
+        notes.append(f"{options.num_nodes} nodes have to meet: write --rendezvous HOST:PORT, the first node's address.")
+    others = [
+        int(path.name)
+        for path in deployment.model_folder.glob("[1-9]*")
+        if path.name.isdigit() and path.is_dir() and int(path.name) != deployment.model_version
+    ]
+    if others:
+        newest = max(deployment.model_version, *others)
+        notes.append(
+            f"Triton serves the newest version, {newest}, and config.pbtxt now holds the settings of version "
+            f"{deployment.model_version} for all of them."
+        )
+    return notes

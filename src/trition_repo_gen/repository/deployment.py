@@ -1,0 +1,49 @@
+"""A deployment: everything that the templates need, checked once."""
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.runtime.settings import Settings
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+class Deployment(BaseModel):
+    """One version of one model in one repository."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_name: str
+    model_version: int = Field(default=1, ge=1)
+    model_repository: Path
+    max_batch_size: int = Field(default=8, ge=1)
+    """Rows in one request; the batcher puts no more into one call of the stub either."""
+    max_queue_size: int = Field(default=1024, ge=0)
+    """Requests that wait before Triton turns further ones away; 0 means no limit."""
+    queue_timeout: float = Field(default=0.0, ge=0)
+    """Seconds after which a waiting request is turned away; 0 means never."""
+    settings: Settings
+
+    @field_validator("model_name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            instead = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:128] or "model"
+            raise RepositoryError(
+                f"{name!r} is no name for a Triton model, which is a folder and a part of URLs: letters, digits, "
+                f"'_', '-' and '.', 128 at most; write --model-name {instead}."
+            )
+        return name
+
+    @property
+    def model_folder(self) -> Path:
+        """Where config.pbtxt lies."""
+        return self.model_repository / self.model_name
+
+    @property
+    def queue_timeout_microseconds(self) -> int:
+        """The queue's timeout in Triton's unit."""
+        return round(self.queue_timeout * 1_000_000)
