@@ -1,109 +1,118 @@
 """`trgen serve`: start stock tritonserver on a model repository."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
+from trition_repo_gen.cli._flags import FlagGroup, takes
 from trition_repo_gen.errors import ServerError
-from trition_repo_gen.server.command import ServeOptions
 
-_PANEL = "Server"
+if TYPE_CHECKING:
+    from trition_repo_gen.server import ServeOptions
 
-TritonPort = Annotated[
-    int, typer.Option("--triton-port", "-tp", "-trp", min=1, max=65535, help="HTTP port.", rich_help_panel=_PANEL)
-]
-TritonHttpAddress = Annotated[
-    str,
-    typer.Option(
-        "--triton-http-address", "-tha", help="Address that HTTP, gRPC and metrics bind.", rich_help_panel=_PANEL
-    ),
-]
-GrpcPort = Annotated[int, typer.Option("--grpc-port", min=1, max=65535, help="gRPC port.", rich_help_panel=_PANEL)]
-MetricsPort = Annotated[
-    int, typer.Option("--metrics-port", min=1, max=65535, help="Prometheus metrics port.", rich_help_panel=_PANEL)
-]
-TritonServerPath = Annotated[
-    str | None,
-    typer.Option(
-        "--tritonserver",
-        metavar="PATH",
-        help="The tritonserver program; else $TRITONSERVER, PATH, /opt/tritonserver, the nvidia-pytriton wheel's.",
-        rich_help_panel=_PANEL,
-    ),
-]
-ServerPort = Annotated[
-    int | None,
-    typer.Option("--server-port", "-sp", help="REST service's port; not in this version.", rich_help_panel=_PANEL),
-]
-ServerAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--server-address", "-sa", help="REST service's address; not in this version.", rich_help_panel=_PANEL
-    ),
-]
-Forwarded = Annotated[
-    list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Options for tritonserver, as they are.")
-]
+_PANEL = "The server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeFlags:
+    """What the command line says about the server."""
+
+    model_repository: Path = Path("model_repository")
+    triton_port: int = 8000
+    triton_http_address: str = "0.0.0.0"
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    server_port: int | None = None
+    server_address: str | None = None
+    tritonserver: str | None = None
+    forwarded: list[str] = field(default_factory=list)
+
+    def to_options(self) -> "ServeOptions":
+        """Return what the server room takes.
+
+        Raises:
+            ServerError: an argument stands where only options for tritonserver may.
+        """
+        from trition_repo_gen.server import ServeOptions
+
+        if self.forwarded and not self.forwarded[0].startswith("-"):
+            raise ServerError(
+                f"{self.forwarded[0]!r} is no option; write a repository as --model-repository {self.forwarded[0]}, "
+                "and options for tritonserver after --."
+            )
+        return ServeOptions(
+            repository=self.model_repository,
+            http_address=self.triton_http_address,
+            http_port=self.triton_port,
+            grpc_port=self.grpc_port,
+            metrics_port=self.metrics_port,
+            forwarded=tuple(self.forwarded),
+        )
+
+    def without_effect(self) -> list[str]:
+        """Return the flags that were given although nothing in this version heeds them."""
+        given = (("--server-port", self.server_port), ("--server-address", self.server_address))
+        return [flag for flag, value in given if value is not None]
+
+
+SERVE = FlagGroup(
+    ServeFlags,
+    {
+        "model_repository": Option("--model-repository", help="The folder of models to serve."),
+        "triton_port": Option(
+            "--triton-port", "-tp", "-trp", min=1, max=65535, help="Triton's HTTP port.", rich_help_panel=_PANEL
+        ),
+        "triton_http_address": Option(
+            "--triton-http-address", "-tha", help="Where Triton listens; gRPC and metrics too.", rich_help_panel=_PANEL
+        ),
+        "grpc_port": Option("--grpc-port", min=1, max=65535, help="Triton's gRPC port.", rich_help_panel=_PANEL),
+        "metrics_port": Option(
+            "--metrics-port", min=1, max=65535, help="Triton's port for Prometheus metrics.", rich_help_panel=_PANEL
+        ),
+        "server_port": Option(
+            "--server-port", "-sp", help="Accepted: this version starts no REST service.", rich_help_panel=_PANEL
+        ),
+        "server_address": Option(
+            "--server-address", "-sa", help="Accepted: this version starts no REST service.", rich_help_panel=_PANEL
+        ),
+        "tritonserver": Option(
+            "--tritonserver",
+            metavar="PATH",
+            help="The tritonserver to start. "
+            "[dim]\\[default: $TRITONSERVER, PATH's, /opt/tritonserver's, the nvidia-pytriton wheel's][/]",
+            rich_help_panel=_PANEL,
+        ),
+        "forwarded": Argument(metavar="[-- OPTIONS]", help="Options for tritonserver, as they are."),
+    },
+)
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-
-    @app.command("serve")
-    def serve(
-        model_repository: Annotated[
-            Path, typer.Option("--model-repository", help="The repository to serve, with all its models.")
-        ] = Path("model_repository"),
-        triton_port: TritonPort = 8000,
-        triton_http_address: TritonHttpAddress = "0.0.0.0",
-        grpc_port: GrpcPort = 8001,
-        metrics_port: MetricsPort = 8002,
-        server_port: ServerPort = None,
-        server_address: ServerAddress = None,
-        tritonserver: TritonServerPath = None,
-        forwarded: Forwarded = None,
-    ) -> None:
-        """Start stock tritonserver on a model repository.
-
-        Runs until Ctrl-C or SIGTERM, which end tritonserver and everything that it started, and exits with
-        tritonserver's code.
-        """
-        from trition_repo_gen import server
-
-        note_rest_service(server_port, server_address)
-        options = serve_options(
-            model_repository, triton_port, triton_http_address, grpc_port, metrics_port, forwarded or []
-        )
-        raise typer.Exit(server.serve(options, tritonserver=tritonserver))
+    """Add the command to `trgen`."""
+    app.command("serve")(serve)
 
 
-def serve_options(
-    repository: Path, http_port: int, http_address: str, grpc_port: int, metrics_port: int, forwarded: list[str]
-) -> ServeOptions:
-    """Return the options of the command line as the server takes them.
+@takes(SERVE)
+def serve(flags: ServeFlags) -> None:
+    """Start stock tritonserver on a model repository.
 
-    Raises:
-        ServerError: an argument stands where only options may.
+    It runs until Ctrl-C or SIGTERM, which end everything that it started, and exits with tritonserver's code.
     """
-    if forwarded and not forwarded[0].startswith("-"):
-        raise ServerError(
-            f"{forwarded[0]!r} is no option; write a repository as --model-repository {forwarded[0]}, "
-            "and options for tritonserver after --."
-        )
-    return ServeOptions(
-        repository=repository,
-        http_address=http_address,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        forwarded=tuple(forwarded),
-    )
+    run(flags)
 
 
-def note_rest_service(port: int | None, address: str | None) -> None:
-    """Say so when options were given that have no effect."""
-    given = [flag for flag, value in (("--server-port", port), ("--server-address", address)) if value is not None]
-    if given:
-        verb = "has" if len(given) == 1 else "have"
-        typer.echo(f"{' and '.join(given)} {verb} no effect: this version starts no REST service.", err=True)
+def run(flags: ServeFlags) -> None:
+    """Serve in the foreground, and exit with tritonserver's code."""
+    from trition_repo_gen import server
+
+    print_notes(flags)
+    raise typer.Exit(server.serve(flags.to_options(), tritonserver=flags.tritonserver))
+
+
+def print_notes(flags: ServeFlags) -> None:
+    """Print a line for the flags that have no effect."""
+    if given := flags.without_effect():
+        typer.echo(f"note: {' and '.join(given)}: this version starts no REST service.", err=True)

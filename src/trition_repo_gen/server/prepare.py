@@ -21,8 +21,9 @@ from trition_repo_gen.errors import ServerError
 
 from .find import TritonServer
 
-ORIGINAL_LIBRARY_PATH = "TRGEN_ORIGINAL_LD_LIBRARY_PATH"
-"""Holds the LD_LIBRARY_PATH that the wheel's tritonserver was started from, for processes that are not Triton's."""
+ORIGINAL = "TRGEN_ORIGINAL_"
+"""Before PATH and LD_LIBRARY_PATH: the variables that hold what these were before they were changed for the stub. The
+ranks run another Python, which may want them back."""
 
 _PACKAGES = {"numpy": "numpy", "zmq": "pyzmq", "msgpack": "msgpack"}
 """What the stub's side of the runtime imports, and the names under which it is installed."""
@@ -96,10 +97,10 @@ def prepare(server: TritonServer, environment: Mapping[str, str] | None = None) 
         )
     libraries = site / "nvidia_pytriton.libs"
     folder = _backend_folder(root, libraries, interpreter, launch)
-    launch["PATH"] = os.pathsep.join([str(python.parent), launch.get("PATH", os.defpath)])
-    original = launch.get("LD_LIBRARY_PATH", "")
-    launch[ORIGINAL_LIBRARY_PATH] = original
-    launch["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(libraries), str(folder / "lib"), original]))
+    added = {"PATH": [str(python.parent)], "LD_LIBRARY_PATH": [str(libraries), str(folder / "lib")]}
+    for name, folders in added.items():
+        launch[ORIGINAL + name] = launch.get(name, "")
+        launch[name] = os.pathsep.join(filter(None, [*folders, launch.get(name, os.defpath if name == "PATH" else "")]))
     return Launch(("--backend-directory", str(folder / "backends")), launch)
 
 

@@ -1,0 +1,34 @@
+"""`trgen deploy`: write a model repository for a checkpoint, then serve it."""
+
+import typer
+
+from trition_repo_gen.cli._flags import takes
+from trition_repo_gen.cli._options import BUILD
+from trition_repo_gen.cli.build import print_build, print_dry_run
+from trition_repo_gen.cli.serve import SERVE, ServeFlags, run
+from trition_repo_gen.repository.options import BuildOptions
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `trgen`."""
+    app.command("deploy")(deploy)
+
+
+@takes(BUILD, SERVE)
+def deploy(options: BuildOptions, flags: ServeFlags) -> None:
+    """Build, then serve: the flags of both.
+
+    With --dry-run nothing is written and nothing is served.
+    """
+    from trition_repo_gen import server
+    from trition_repo_gen.repository.build import build_repository
+
+    serve_options = flags.to_options()
+    if not options.dry_run:
+        server.check(serve_options, tritonserver=flags.tritonserver)
+    result = build_repository(options)
+    if options.dry_run:
+        print_dry_run(result)
+    print_build(result)
+    if not options.dry_run:
+        run(flags)
