@@ -1,0 +1,306 @@
+"""Attention over a paged KV cache in plain torch, behind the names of FlashAttention 2 and FlashMLA.
+
+Megatron Core's dynamic engine calls these from `Attention.flash_decode_and_prefill` (megatron-core 0.19.2,
+core/transformer/attention.py:1022). Signatures follow flash_attn 2.7's `flash_attn_interface.py` and flash_mla's
+`flash_mla_interface.py` as far as that caller goes; arguments that only choose between GPU kernels are ignored.
+
+The cache has shape (blocks, block size, KV heads, head size); a row of the block table names the blocks that hold one
+sequence, in order. Causal masks are aligned to the bottom right: the last query sees the last key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+NO_WINDOW = (-1, -1)
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = NO_WINDOW,
+    block_table: Tensor | None = None,
+    return_attn_probs: bool = False,
+    **_: Any,
+) -> Any:
+    """Attend with sequences of different lengths, laid one after the other.
+
+    Args:
+        q: (all queries, heads, head size).
+        k: (all keys, KV heads, head size), or the paged cache when there is a block table.
+        v: like `k`; its head size may differ.
+        cu_seqlens_q: (sequences + 1,) where each sequence's queries begin.
+        cu_seqlens_k: (sequences + 1,) the same for keys; only differences are read when there is a block table.
+        max_seqlen_q: ignored, as is `max_seqlen_k`.
+        max_seqlen_k: see `max_seqlen_q`.
+        softmax_scale: default head size ** -0.5.
+        causal: whether queries see no later keys.
+        window_size: keys visible to the left and to the right of a query; -1 is all.
+        block_table: (sequences, blocks) int32, or None.
+        return_attn_probs: return `(out, softmax_lse, None)`.
+
+    Returns:
+        (all queries, heads, value head size), zero where a sequence has no keys; with `return_attn_probs` the
+        log-sum-exp of the scores as well, (heads, all queries) float32.
+    """
+    starts, key_starts = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    out = q.new_zeros(q.shape[0], q.shape[1], v.shape[-1])
+    lse = torch.full((q.shape[1], q.shape[0]), float("-inf")) if return_attn_probs else None
+    spans = list(zip(starts, starts[1:], key_starts, key_starts[1:], strict=False))
+    single = [i for i, (a, b, c, d) in enumerate(spans) if b - a == 1 and d > c] if block_table is not None else []
+    if len(single) > 1:  # the rows that decode while others prefill
+        assert block_table is not None
+        at = torch.tensor([spans[i][0] for i in single])
+        lengths = [spans[i][3] - spans[i][2] for i in single]
+        some, some_lse = _decode(
+            q[at, None], k, v, block_table[single], lengths, softmax_scale, causal, window_size, return_attn_probs
+        )
+        out[at] = some[:, 0]
+        if lse is not None and some_lse is not None:
+            lse[:, at] = some_lse[..., 0].T
+    done = set(single) if len(single) > 1 else set()
+    for i, (first, last, key_first, key_last) in enumerate(spans):
+        if i in done or last <= first or key_last <= key_first:
+            continue
+        if block_table is not None:
+            keys, values = (_pages(cache, block_table[i : i + 1], key_last - key_first) for cache in (k, v))
+        else:
+            keys, values = k[None, key_first:key_last], v[None, key_first:key_last]
+        one, one_lse = attend(
+            q[None, first:last], keys, values, softmax_scale, causal, window_size, None, return_attn_probs
+        )
+        out[first:last] = one[0]
+        if lse is not None and one_lse is not None:
+            lse[:, first:last] = one_lse[0]
+    return (out, lse, None) if return_attn_probs else out
+
+
+def flash_attn_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    k: None = None,
+    v: None = None,
+    cache_seqlens: Tensor | None = None,
+    block_table: Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = NO_WINDOW,
+    return_softmax_lse: bool = False,
+    **others: Any,
+) -> Any:
+    """Attend from a few new tokens per sequence, whose keys are in the cache already.
+
+    Args:
+        q: (sequences, new tokens, heads, head size).
+        k_cache: (blocks, block size, KV heads, head size).
+        v_cache: like `k_cache`.
+        k: new keys; only None is supported, as is `v`.
+        v: see `k`.
+        cache_seqlens: (sequences,) keys in use.
+        block_table: (sequences, blocks) int32; entries beyond a sequence's blocks may be anything.
+        softmax_scale: default head size ** -0.5.
+        causal: whether queries see no later keys.
+        window_size: keys visible to the left and to the right of a query; -1 is all.
+        return_softmax_lse: return `(out, softmax_lse)`.
+        others: options of GPU kernels, ignored.
+
+    Returns:
+        (sequences, new tokens, heads, head size), zero for a sequence without keys; with `return_softmax_lse` the
+        log-sum-exp as well, (sequences, heads, new tokens) float32.
+
+    Raises:
+        NotImplementedError: new keys are given, or rotary embeddings are to be applied (the static engine's call).
+    """
+    if k is not None or v is not None or others.get("rotary_cos") is not None:
+        raise NotImplementedError("The CPU backend reads keys that are in the cache already; it does not append them.")
+    assert cache_seqlens is not None and block_table is not None
+    out, lse = _decode(
+        q, k_cache, v_cache, block_table, cache_seqlens.tolist(), softmax_scale, causal, window_size, return_softmax_lse
+    )
+    return (out, lse) if return_softmax_lse else out
+
+
+def flash_mla_with_kvcache(
+    q: Tensor,
+    k_cache: Tensor,
+    block_table: Tensor,
+    cache_seqlens: Tensor,
+    head_dim_v: int,
+    tile_scheduler_metadata: object,
+    num_splits: object,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Attend over cached latents (multi-latent attention): the values are the first `head_dim_v` numbers of the keys.
+
+    Args:
+        q: (sequences, new tokens, heads, latent size + rotary size).
+        k_cache: (blocks, block size, 1, latent size + rotary size).
+        block_table: (sequences, blocks) int32.
+        cache_seqlens: (sequences,) keys in use.
+        head_dim_v: latent size.
+        tile_scheduler_metadata: ignored, as is `num_splits`.
+        num_splits: see `tile_scheduler_metadata`.
+        softmax_scale: default head size ** -0.5.
+        causal: whether queries see no later keys.
+
+    Returns:
+        (sequences, new tokens, heads, latent size) and the log-sum-exp, (sequences, heads, new tokens) float32.
+    """
+    lengths = cache_seqlens.tolist()
+    out, lse = _decode(
+        q, k_cache, None, block_table, lengths, softmax_scale, causal, NO_WINDOW, True, value_size=head_dim_v
+    )
+    assert lse is not None
+    return out, lse
+
+
+def get_mla_metadata(*_: Any, **__: Any) -> tuple[None, None]:
+    """Return FlashMLA's scheduling metadata: there is none on a CPU."""
+    return None, None
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    causal: bool,
+    window: tuple[int, int],
+    lengths: Tensor | None,
+    with_lse: bool,
+    seen: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend from `q` to `k` and `v`, all dense.
+
+    Args:
+        q: (batch, queries, heads, head size).
+        k: (batch, keys, KV heads, head size).
+        v: (batch, keys, KV heads, value head size).
+        scale: default head size ** -0.5.
+        causal: whether queries see no later keys.
+        window: keys visible to the left and to the right of a query; -1 is all.
+        lengths: (batch,) how many of the keys are in use, or None for all. All must be positive.
+        with_lse: whether the log-sum-exp is wanted.
+        seen: bool, broadcastable to (batch, 1, queries, keys): a further mask, False where a key is hidden.
+
+    Returns:
+        (batch, queries, heads, value head size) in the dtype of `q`, and (batch, heads, queries) float32 or None.
+    """
+    (batch, queries, heads, _), keys, groups = q.shape, k.shape[1], k.shape[2]
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    mask: Tensor | None = None
+    by_flag = causal and queries > 1 and queries == keys and not with_lse and seen is None
+    if lengths is not None or window != NO_WINDOW or (causal and queries > 1 and not by_flag):
+        mask, by_flag = _mask(queries, keys, causal, window, lengths), False
+    if seen is not None:
+        mask = seen if mask is None else mask & seen
+    if not with_lse:
+        out = functional.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=by_flag,
+            scale=scale,
+            enable_gqa=heads != groups,
+        )
+        return out.transpose(1, 2), None
+    grouped = q.float().view(batch, queries, groups, heads // groups, -1)
+    scores = torch.einsum("bqgrd,bkgd->bgrqk", grouped, k.float()) * scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask.unsqueeze(1), float("-inf"))
+    lse = torch.logsumexp(scores, -1)
+    out = torch.einsum("bgrqk,bkgd->bqgrd", torch.exp(scores - lse.unsqueeze(-1)), v.float())
+    return out.reshape(batch, queries, heads, -1).to(q.dtype), lse.reshape(batch, heads, queries)
+
+
+def _mask(queries: int, keys: int, causal: bool, window: tuple[int, int], lengths: Tensor | None) -> Tensor:
+    """Return which keys a query sees: (batch or 1, 1, queries, keys) bool."""
+    in_use = torch.tensor([keys]) if lengths is None else lengths
+    key = torch.arange(keys)
+    query = torch.arange(queries) + (in_use - queries)[:, None]  # a query's position among its sequence's keys
+    seen = (key < in_use[:, None])[:, None]
+    distance = key - query[..., None]
+    left, right = window
+    if causal:
+        right = 0 if right < 0 else min(right, 0)
+    if left >= 0:
+        seen = seen & (distance >= -left)
+    if causal or right >= 0:
+        seen = seen & (distance <= right)
+    return seen[:, None]
+
+
+def _pages(cache: Tensor, blocks: Tensor, keys: int) -> Tensor:
+    """Gather the first `keys` entries of each row's blocks: (rows, keys, KV heads, head size)."""
+    size = cache.shape[1]
+    count = -(-keys // size)
+    found = cache[blocks[:, :count].long()]
+    return found.reshape(blocks.shape[0], count * size, *cache.shape[2:])[:, :keys]
+
+
+def _groups(lengths: list[int], block_size: int) -> Iterator[list[int]]:
+    """Split the rows that have keys so that padding at most doubles a group's work."""
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        if length > 0:
+            groups.setdefault((-(-length // block_size) - 1).bit_length(), []).append(row)
+    yield from groups.values()
+
+
+def _decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor | None,
+    block_table: Tensor,
+    lengths: list[int],
+    scale: float | None,
+    causal: bool,
+    window: tuple[int, int],
+    with_lse: bool,
+    value_size: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend for all rows of a batch at once; without `v_cache` the values are a slice of the keys."""
+    rows, queries, heads = q.shape[:3]
+    values_per_head = value_size if v_cache is None else v_cache.shape[-1]
+    assert values_per_head is not None
+    out = q.new_zeros(rows, queries, heads, values_per_head)
+    lse = torch.full((rows, heads, queries), float("-inf")) if with_lse else None
+    for group in _groups(lengths, k_cache.shape[1]):
+        every = len(group) == rows
+        some = [lengths[row] for row in group]
+        longest, ragged = max(some), min(some) != max(some)
+        table = (block_table if every else block_table[group]).clamp(min=0)
+        keys = _pages(k_cache, table, longest)
+        in_use = torch.tensor(some) if ragged else None
+        if in_use is not None:
+            # Slots that nobody has written may hold NaN, and NaN * 0 is NaN: no mask helps. `keys` is a copy.
+            unused = (torch.arange(longest) >= in_use[:, None])[..., None, None]
+            keys.masked_fill_(unused, 0)
+        if v_cache is None:
+            values = keys[..., :values_per_head]
+        else:
+            values = _pages(v_cache, table, longest)
+            if in_use is not None:
+                values.masked_fill_(unused, 0)
+        one, one_lse = attend(q if every else q[group], keys, values, scale, causal, window, in_use, with_lse)
+        if every:
+            return one, one_lse
+        out[group] = one
+        if lse is not None and one_lse is not None:
+            lse[group] = one_lse
+    return out, lse
