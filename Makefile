@@ -1,0 +1,64 @@
+# make demo   serve a tiny model with stock tritonserver on this machine's CPU and ask it two questions
+# make test   everything that continuous integration checks
+# make help   the rest
+
+PYTHON ?= python3.12
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+BASE := .venv
+MEGATRON := .envs/megatron
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+# Without bytecode every start of a rank compiles Megatron again, which takes a minute.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_PYTHON_DOWNLOADS := never
+export TRGEN_RANK_PYTHON ?= $(CURDIR)/$(MEGATRON)/bin/python
+
+.PHONY: help demo test check bench environments lock clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+environments: $(BASE)/.ready $(MEGATRON)/.ready
+
+demo: environments
+	$(BASE)/bin/python examples/demo.py
+
+# make check  only the linters and the type checker
+check: $(BASE)/.ready
+	$(BASE)/bin/ruff check .
+	$(BASE)/bin/ruff format --check .
+	$(BASE)/bin/mypy
+
+test: check environments
+	$(BASE)/bin/pytest
+
+# make bench  measure: command line, overhead over the engine, start
+bench: environments
+	$(BASE)/bin/python -m bench
+
+# make lock   resolve the environments anew
+lock: $(UV)
+	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	    locks/base.in -o locks/base.txt
+	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	    --override locks/megatron-overrides.txt locks/megatron.in -o locks/megatron.txt
+
+# make clean  remove the environments and what was made with them
+clean:
+	rm -rf .uv $(BASE) .envs .cache build dist
+
+$(UV):
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+
+$(BASE)/.ready: locks/base.txt pyproject.toml | $(UV)
+	scripts/install-environment $(UV) $(PYTHON) locks/base.txt $(BASE)
+	$(UV) pip install -q -p $(BASE) --no-deps --no-build-isolation -e .
+	touch $@
+
+$(MEGATRON)/.ready: locks/megatron.txt | $(UV)
+	scripts/install-environment $(UV) $(PYTHON) locks/megatron.txt $(MEGATRON)
+	touch $@

@@ -1,0 +1,117 @@
+"""The Python-backend model: Triton calls `initialize`, `execute` for each batch, and `finalize`."""
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ..protocol import Answer, Refused, Row
+from ..settings import Settings, SettingsError
+from .ranks import Outcome, Ranks, RanksError
+from .requests import INPUTS, BadRequestError, as_numpy, read_rows
+from .responses import output_tensors
+
+
+class TritonPythonModel:
+    """Hands rows to the ranks and answers each request when its rows are done, in any order.
+
+    `execute` returns before the answers exist; it blocks only while the ranks have no free slot, so that requests wait
+    in Triton's queue, where the queue policy of config.pbtxt holds.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start the ranks and wait until they take requests, so that a model that is READY answers."""
+        config = json.loads(args["model_config"])
+        self._name = config["name"]
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        script = Path(args["model_repository"], args["model_version"], "model.py")
+        try:
+            self._ranks = Ranks(Settings.from_parameters(parameters), script, self._log)
+            limits = self._ranks.start()
+        except (SettingsError, RanksError) as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+        self._max_prompt_bytes = limits.max_prompt_bytes
+        self._slots = _Slots(limits.slots)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Submit the requests' rows; answers go through each request's response sender."""
+        for request in requests:
+            sender = request.get_response_sender()
+            tensors = {}
+            for name in INPUTS:
+                if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None:
+                    tensors[name] = as_numpy(tensor)
+            try:
+                rows = read_rows(tensors, self._max_prompt_bytes)
+            except BadRequestError as error:
+                _send_error(sender, "INVALID_ARG", str(error))
+                continue
+            self._slots.acquire(len(rows))
+            _PendingRequest(rows, sender, request.requested_output_names(), self._slots).submit(self._ranks)
+
+    def finalize(self) -> None:
+        """End the ranks."""
+        self._ranks.stop()
+
+    def _log(self, line: str) -> None:
+        print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
+
+
+class _Slots:
+    """Rows that the ranks may hold. A request with more rows than there are slots runs alone."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def acquire(self, rows: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == 0 or self._taken + rows <= self._size)
+            self._taken += rows
+
+    def release(self, rows: int) -> None:
+        with self._changed:
+            self._taken -= rows
+            self._changed.notify_all()
+
+
+class _PendingRequest:
+    """A request whose rows are with the ranks. Its methods run on the ranks' thread, except `submit`."""
+
+    def __init__(self, rows: list[Row], sender: Any, wanted: list[str], slots: _Slots):
+        self._rows = rows
+        self._sender = sender
+        self._wanted = frozenset(wanted)
+        self._slots = slots
+        self._answers: list[Answer | None] = [None] * len(rows)
+        self._left = len(rows)
+        self._refused: Refused | None = None
+
+    def submit(self, ranks: Ranks) -> None:
+        for index, row in enumerate(self._rows):
+            ranks.submit(row, lambda outcome, index=index: self._settle(index, outcome))  # type: ignore[misc]
+
+    def _settle(self, index: int, outcome: Outcome) -> None:
+        self._slots.release(1)
+        self._left -= 1
+        if isinstance(outcome, Answer):
+            self._answers[index] = outcome
+        elif self._refused is None:
+            self._refused = outcome
+            prefix = f"Row {index}: " if len(self._rows) > 1 and outcome.kind == "INVALID_ARG" else ""
+            _send_error(self._sender, outcome.kind, prefix + outcome.message)
+        if self._left == 0 and self._refused is None:
+            answers = [answer for answer in self._answers if answer is not None]
+            tensors = [
+                pb_utils.Tensor(name, array) for name, array in output_tensors(self._rows, answers, self._wanted)
+            ]
+            self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _send_error(sender: Any, kind: str, sentence: str) -> None:
+    error = pb_utils.TritonError(sentence, getattr(pb_utils.TritonError, kind))
+    sender.send(pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,291 @@
+"""The stub's view of the ranks: starts them, gives them rows, hears of their death and waits for them to come back."""
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from ..protocol import (
+    Answer,
+    Cancel,
+    Done,
+    ErrorKind,
+    Fatal,
+    Generate,
+    Hello,
+    Progress,
+    Ready,
+    Refused,
+    Row,
+    decode,
+    encode,
+)
+from ..settings import Settings
+from .launcher import Launcher, LaunchError
+
+Outcome = Answer | Refused
+
+
+class RanksError(RuntimeError):
+    """The ranks are not there and will not come; the text says why."""
+
+
+@dataclass
+class _LeaderState:
+    ready: Ready
+    rows: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    id: int
+    row: Row
+    on_outcome: Callable[[Outcome], None]
+
+
+class Ranks:
+    """The deployment's ranks, as one thing that takes rows.
+
+    One thread talks to them, watches their processes and calls back. It starts torchrun, too, so that the ranks end
+    when it does.
+
+    Args:
+        settings: the deployment.
+        script: the rank's program.
+        log: takes lines for the server's log.
+    """
+
+    def __init__(self, settings: Settings, script: Path, log: Callable[[str], None]):
+        self._settings = settings
+        self._log = log
+        self._launcher = Launcher(settings, script)
+        self._commands: queue.SimpleQueue[_Submission | Cancel | None] = queue.SimpleQueue()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self._ids = count(1)
+        self._settled = threading.Event()
+        self._unavailable = "The model is still loading."
+        self._failure: str | None = None
+
+        self._pending: dict[int, Callable[[Outcome], None]] = {}
+        self._leaders: dict[bytes, _LeaderState] = {}
+        self._up = False
+        self._known: dict[bytes, Hello] = {}
+        """Ranks of the present start. A rank that outlives another for a moment is no longer one of them."""
+        self._processes: dict[int, bytes | None] = {}
+        """Process file descriptor → the rank's identity; None is torchrun."""
+        self._deadline = 0.0
+        self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
+
+    # Called by the stub's threads.
+
+    def start(self) -> Ready:
+        """Start the ranks and wait until they take requests.
+
+        Returns:
+            the limits of the whole deployment; `slots` is the sum over all groups.
+
+        Raises:
+            RanksError: they did not come up.
+        """
+        self._thread.start()
+        self._settled.wait()
+        if self._failure is not None:
+            raise RanksError(self._failure)
+        readies = [leader.ready for leader in self._leaders.values()]
+        return Ready(
+            len(readies), sum(r.slots for r in readies), readies[0].max_sequence_length, readies[0].max_prompt_bytes
+        )
+
+    def submit(self, row: Row, on_outcome: Callable[[Outcome], None]) -> int:
+        """Hand a row over; `on_outcome` is called once, on the ranks' thread. Returns the row's id."""
+        submission = _Submission(next(self._ids), row, on_outcome)
+        self._command(submission)
+        return submission.id
+
+    def cancel(self, row_id: int) -> None:
+        """Nobody waits for the row any more: its outcome will not be reported."""
+        self._command(Cancel(row_id))
+
+    def stop(self) -> None:
+        """End the ranks; rows that are still running are refused."""
+        self._command(None)
+        self._thread.join()
+
+    def _command(self, command: _Submission | Cancel | None) -> None:
+        self._commands.put(command)
+        os.eventfd_write(self._bell, 1)
+
+    # The ranks' thread.
+
+    def _run(self) -> None:
+        router = zmq.Context.instance().socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        try:
+            router.bind(self._launcher.endpoint)
+            self._poller = zmq.Poller()
+            self._poller.register(router, zmq.POLLIN)
+            self._poller.register(self._bell, zmq.POLLIN)
+            self._deadline = time.monotonic() + self._settings.start_timeout
+            self._watch(self._launcher.start(), None)
+            while self._serve_events(router):
+                pass
+        except LaunchError as error:
+            self._fail(str(error))
+        except Exception as error:
+            self._fail(f"The thread that talks to the ranks broke: {error!r}.")
+            raise
+        finally:
+            self._refuse_pending("UNAVAILABLE", "The server is stopping.")
+            self._launcher.stop()
+            router.close()
+
+    def _serve_events(self, router: "zmq.Socket[bytes]") -> bool:
+        """Handle what has happened; return False when it is time to stop."""
+        for event, _ in self._poller.poll(self._milliseconds_left()):
+            if event is router:
+                self._receive(router)
+            elif event in self._processes:
+                identity = self._processes[event]
+                self._forget(event)
+                self._process_ended(identity)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get_nowait()
+                if command is None:
+                    return False
+                self._handle(command, router)
+        if not self._up and self._failure is None and time.monotonic() > self._deadline:
+            self._fail(
+                f"The ranks were not ready after {self._settings.start_timeout} s; "
+                "see which stage took so long, or raise START_TIMEOUT in config.pbtxt."
+            )
+            self._launcher.stop()
+        return True
+
+    def _milliseconds_left(self) -> int | None:
+        if self._up or self._failure is not None:
+            return None
+        return max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
+
+    def _receive(self, router: "zmq.Socket[bytes]") -> None:
+        while True:
+            try:
+                identity, frame = router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._handle_message(identity, decode(frame))
+
+    def _handle_message(self, identity: bytes, message: Any) -> None:
+        if isinstance(message, Done):
+            self._settle(identity, message.id, message.answer)
+        elif isinstance(message, Refused):
+            self._settle(identity, message.id, message)
+        elif isinstance(message, Progress):
+            self._log(f"rank {message.rank}: {message.text}")
+        elif isinstance(message, Hello):
+            self._greet(identity, message)
+        elif isinstance(message, Fatal) and self._failure is None:
+            self._fail(f"Rank {message.rank} cannot start: {message.sentence}")
+            self._launcher.stop()
+        elif isinstance(message, Ready) and identity in self._known:
+            self._leaders[identity] = _LeaderState(message)
+            if len(self._leaders) == message.groups:
+                self._up = True
+                self._settled.set()
+                self._log(f"{self._settings.world_size} ranks take requests")
+
+    def _greet(self, identity: bytes, hello: Hello) -> None:
+        self._known[identity] = hello
+        if hello.node.partition("/")[0] == socket.gethostname():
+            self._watch(hello.pid, identity)
+
+    def _watch(self, pid: int, identity: bytes | None) -> None:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._process_ended(identity)
+            return
+        self._processes[descriptor] = identity
+        self._poller.register(descriptor, zmq.POLLIN)
+
+    def _forget(self, descriptor: int) -> None:
+        self._poller.unregister(descriptor)
+        del self._processes[descriptor]
+        os.close(descriptor)
+
+    def _process_ended(self, identity: bytes | None) -> None:
+        if self._failure is not None:
+            return
+        if identity is None:
+            self._torchrun_ended()
+        elif identity in self._known:
+            self._rank_died(self._known[identity])
+
+    def _rank_died(self, dead: Hello) -> None:
+        # torchrun now ends the other ranks: that is no news.
+        for descriptor in [fd for fd, other in self._processes.items() if other is not None]:
+            self._forget(descriptor)
+        self._known.clear()
+        self._leaders.clear()
+        self._up = False
+        self._deadline = time.monotonic() + self._settings.start_timeout
+        self._unavailable = f"Rank {dead.rank} of the model died; the ranks are being started again."
+        self._refuse_pending("UNAVAILABLE", self._unavailable)
+        self._log(f"rank {dead.rank} died (start {dead.attempt + 1} of {self._settings.max_restarts + 1})")
+        self._log_lines(
+            f"rank {dead.rank}", self._launcher.last_lines(dead.rank % self._settings.num_gpus, dead.attempt)
+        )
+
+    def _log_lines(self, source: str, lines: list[str]) -> None:
+        for line in lines or ["(it wrote nothing)"]:
+            self._log(f"{source} | {line}")
+
+    def _torchrun_ended(self) -> None:
+        self._log_lines("torchrun", self._launcher.last_lines(None))
+        self._log_lines("ranks", self._launcher.newest_lines())
+        self._fail(f"The ranks are gone for good: torchrun {self._launcher.exit_status()}; the log above says why.")
+
+    def _fail(self, sentence: str) -> None:
+        self._failure = self._unavailable = sentence
+        self._up = False
+        self._log(sentence)
+        self._refuse_pending("UNAVAILABLE", sentence)
+        self._settled.set()
+
+    def _handle(self, command: "_Submission | Cancel", router: "zmq.Socket[bytes]") -> None:
+        if isinstance(command, Cancel):
+            if self._pending.pop(command.id, None) is not None:
+                for identity, leader in self._leaders.items():
+                    if command.id in leader.rows:
+                        leader.rows.discard(command.id)
+                        router.send_multipart([identity, encode(command)])
+            return
+        if not self._up:
+            command.on_outcome(Refused(command.id, "UNAVAILABLE", self._unavailable))
+            return
+        identity, leader = min(self._leaders.items(), key=lambda item: len(item[1].rows) / item[1].ready.slots)
+        leader.rows.add(command.id)
+        self._pending[command.id] = command.on_outcome
+        router.send_multipart([identity, encode(Generate(command.id, command.row))])
+
+    def _settle(self, identity: bytes, row_id: int, outcome: Outcome) -> None:
+        if leader := self._leaders.get(identity):
+            leader.rows.discard(row_id)
+        if on_outcome := self._pending.pop(row_id, None):
+            on_outcome(outcome)
+
+    def _refuse_pending(self, kind: ErrorKind, sentence: str) -> None:
+        pending, self._pending = self._pending, {}
+        for row_id, on_outcome in pending.items():
+            on_outcome(Refused(row_id, kind, sentence))

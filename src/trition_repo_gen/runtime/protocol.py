@@ -1,0 +1,166 @@
+"""The messages between Triton's stub and the ranks: msgpack over ZeroMQ, one frame a message.
+
+The stub sends `Generate` and `Cancel` to a group's leader. Every rank says `Hello`; leaders send the rest.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgpack
+
+FRONTEND_VARIABLE = "TRGEN_FRONTEND"
+"""Environment variable with the stub's ZeroMQ endpoint."""
+SETTINGS_VARIABLE = "TRGEN_SETTINGS"
+"""Environment variable with the deployment's parameters as JSON."""
+RUN_FOLDER_VARIABLE = "TRGEN_RUN_FOLDER"
+"""Environment variable with the folder of sockets and logs of this start."""
+
+ErrorKind = Literal["INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"]
+"""Names of `pb_utils.TritonError`'s codes; HTTP answers 400, 503, 499 and 500."""
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt and how to continue it; every value holds for this row alone.
+
+    `prompt` is text, or a JSON list of chat messages when `chat` is set. `max_length` counts new tokens. `top_k` 0
+    and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number.
+    """
+
+    prompt: str
+    chat: bool = False
+    max_length: int = 256
+    temperature: float = 1.0
+    top_k: int = 1
+    top_p: float = 0.0
+    seed: int = 0
+    repetition_penalty: float = 1.0
+    log_probs: bool = False
+    top_logprobs: int = 0
+    echo: bool = False
+    stop_words: list[str] = field(default_factory=list)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken at every step."""
+        return self.top_k == 1 or self.temperature == 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of a row. `log_probs` and `top_logprobs` have one entry a token; see wire names in config.pbtxt."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    log_probs: list[float] = field(default_factory=list)
+    top_logprobs: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A rank lives. `attempt` counts the group's restarts."""
+
+    rank: int
+    pid: int
+    attempt: int
+    node: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a rank is doing while it starts."""
+
+    rank: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """A rank cannot start, and another try would end the same way."""
+
+    rank: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A group's leader takes requests.
+
+    `groups` is how many such leaders there are in all; `slots` rows run at once in this one. A prompt of more than
+    `max_prompt_bytes` bytes is longer than the sequence length whatever its tokens are.
+    """
+
+    groups: int
+    slots: int
+    max_sequence_length: int
+    max_prompt_bytes: int
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue a row; the answer carries the same `id`."""
+
+    id: int
+    row: Row
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for this row any more."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A row is finished."""
+
+    id: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A row cannot be continued; `message` is one sentence for the client."""
+
+    id: int
+    kind: ErrorKind
+    message: str
+
+
+_TYPES: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Hello, Progress, Fatal, Ready, Generate, Cancel, Done, Refused, Row, Answer)
+}
+
+
+def encode(message: Any) -> bytes:
+    """Pack a message, or a list of messages and plain values."""
+    packed: bytes = msgpack.packb(message, default=_to_plain)
+    return packed
+
+
+def decode(frame: bytes) -> Any:
+    """Unpack what `encode` packed."""
+    return msgpack.unpackb(frame, object_hook=_from_plain, strict_map_key=False)
+
+
+def register(kind: type[Any]) -> type[Any]:
+    """Class decorator: let `encode` and `decode` carry another dataclass."""
+    _TYPES[kind.__name__] = kind
+    return kind
+
+
+_TYPE_KEY = "\0type"
+
+
+def _to_plain(value: Any) -> dict[str, Any]:
+    return {_TYPE_KEY: type(value).__name__, **vars(value)}
+
+
+def _from_plain(value: dict[str, Any]) -> Any:
+    name = value.pop(_TYPE_KEY, None)
+    return value if name is None else _TYPES[name](**value)

@@ -1,0 +1,20 @@
+"""torchrun for this node: starts its ranks, ends all of them when one dies, starts them again."""
+
+import os
+import sys
+
+from ..lifeline import PARENT_VARIABLE, die_with_parent
+
+
+def run_agent() -> None:
+    """Run `torch.distributed.run` on model.py with this process's arguments.
+
+    On a further node of a deployment one starts it by hand:
+    `python model.py --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:PORT`.
+    """
+    if PARENT_VARIABLE in os.environ:
+        die_with_parent()
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    from torch.distributed import run
+
+    run.main([*sys.argv[1:], sys.argv[0]])

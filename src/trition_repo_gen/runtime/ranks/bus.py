@@ -1,0 +1,123 @@
+"""How the ranks of a group agree on each step: the leader publishes plans, speakers report what became of rows.
+
+Over ZeroMQ and not a collective, so that an idle group waits in a socket: no GPU spins and no collective times out.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from ..protocol import RUN_FOLDER_VARIABLE, Row, decode, encode, register
+from .topology import Group
+
+
+@register
+@dataclass(frozen=True)
+class Admission:
+    """A row that joins a replica. `text` is the prompt's text where the answer repeats it."""
+
+    id: int
+    replica: int
+    row: Row
+    tokens: list[int]
+    text: str
+
+
+@register
+@dataclass(frozen=True)
+class Plan:
+    """What all ranks of a group do next: take rows in, end rows early, run one step."""
+
+    admissions: list[Admission] = field(default_factory=list)
+    ending: list[int] = field(default_factory=list)
+    step: bool = False
+
+
+@register
+@dataclass(frozen=True)
+class Ending:
+    """A row met a stop word: the leader has to end it on all ranks."""
+
+    id: int
+
+
+@register
+@dataclass(frozen=True)
+class Gone:
+    """A row ended before it ran; nobody waits for an answer."""
+
+    id: int
+
+
+class Bus:
+    """This rank's end of the group's sockets; all of the group's ranks construct it at the same time."""
+
+    def __init__(self, group: Group, rank: int):
+        import torch.distributed as dist
+
+        self._context = zmq.Context.instance()
+        self.is_leader = rank == group.leader
+        followers = len(group.ranks) - 1
+        addresses: list[Any] = [None] * dist.get_world_size()
+        own: tuple[str, str] | None = None
+        if self.is_leader and followers:
+            # XPUB hears of subscriptions, so that no plan is published before everybody listens.
+            self._plans = self._context.socket(zmq.XPUB)
+            self.reports = self._context.socket(zmq.PULL)
+            own = (_bind(self._plans, group, "plans"), _bind(self.reports, group, "reports"))
+        dist.all_gather_object(addresses, own)
+        if self.is_leader:
+            for _ in range(followers):
+                self._plans.recv()
+        else:
+            plans, reports = addresses[group.leader]
+            self._plans = self._context.socket(zmq.SUB)
+            self._plans.connect(plans)
+            self._plans.subscribe(b"")
+            self.reports = self._context.socket(zmq.PUSH)
+            self.reports.connect(reports)
+        self._alone = followers == 0
+
+    def publish(self, plan: Plan) -> None:
+        """Leader only: tell the others what comes next."""
+        if not self._alone:
+            self._plans.send(encode(plan))
+
+    def receive(self) -> Plan:
+        """Followers only: wait for the next plan."""
+        plan: Plan = decode(self._plans.recv())
+        return plan
+
+    def report(self, message: Any) -> None:
+        """Speakers that do not lead: hand a result to the leader."""
+        self.reports.send(encode(message))
+
+    def read_reports(self) -> list[Any]:
+        """Leader only: return what speakers have reported since."""
+        messages: list[Any] = []
+        while not self._alone:
+            try:
+                messages.append(decode(self.reports.recv(zmq.NOBLOCK)))
+            except zmq.Again:
+                break
+        return messages
+
+
+def _bind(socket: "zmq.Socket[bytes]", group: Group, purpose: str) -> str:
+    if group.one_node:
+        folder = Path(os.environ.get(RUN_FOLDER_VARIABLE) or tempfile.mkdtemp(prefix="trgen-"))
+        address = f"ipc://{folder}/{purpose}-{group.index}-{os.getpid()}"
+        socket.bind(address)
+        return address
+    port = socket.bind_to_random_port("tcp://*")
+    return f"tcp://{os.environ.get('TRGEN_HOST') or _host()}:{port}"
+
+
+def _host() -> str:
+    import socket as sockets
+
+    return sockets.gethostbyname(sockets.gethostname())

@@ -1,0 +1,219 @@
+"""Megatron Core's `DynamicInferenceEngine` on one rank: rows in, one step at a time, finished rows out."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from megatron.core.inference.config import InferenceConfig
+from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
+from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
+from megatron.core.inference.inference_request import DynamicInferenceRequest, Status
+from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
+from megatron.core.inference.sampling_params import SamplingParams
+from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
+
+from ..loaders.megatron_bridge import LoadedModel, kv_block_size
+from ..protocol import Row
+from ..settings import Settings
+from .sampling import RowSampling
+from .text import TextCodec
+
+_MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
+_CPU_KV_CACHE_GIB = 1.0
+_GPU_KV_CACHE_SHARE = 0.8
+"""Of what is free after loading; the rest is for activations, logits and CUDA graphs."""
+
+
+@dataclass
+class StepResult:
+    """What a step brought: finished requests by id, and new tokens of the rows that are watched."""
+
+    finished: dict[int, DynamicInferenceRequest] = field(default_factory=dict)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+
+
+class RankEngine:
+    """One rank's engine.
+
+    All ranks of a replica have to call `add`, `finish` and `step` with the same values in the same order.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: Settings, codec: TextCodec):
+        config = loaded.model.config
+        self.max_sequence_length = settings.max_sequence_length
+        self.vocab_size = loaded.vocab_size
+        self._eos, *self._more_eos = loaded.eos_ids or [-1]
+        self._device = next(loaded.model.parameters()).device
+        self._sampling = RowSampling(loaded.vocab_size)
+        self._watched: dict[int, int] = {}
+        """Rows whose tokens are wanted at every step, with how many were given out."""
+
+        max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
+        self._context = DynamicInferenceContext(
+            config,
+            InferenceConfig(
+                max_sequence_length=settings.max_sequence_length,
+                max_requests=max_requests,
+                max_tokens=max(_MIN_TOKENS_PER_STEP, settings.max_sequence_length),
+                block_size_tokens=kv_block_size(config),
+                buffer_size_gb=settings.kv_cache_gib or _automatic_kv_cache_gib(config, settings, self._device),
+                num_cuda_graphs=16 if settings.enable_cuda_graphs else None,
+                materialize_only_last_token_logits=True,
+            ),
+        )
+        controller = TextGenerationController(GPTInferenceWrapper(loaded.model, self._context), _EngineTokenizer(codec))
+        controller._sampling = self._sampling
+        self._engine = DynamicInferenceEngine(controller=controller, context=self._context)
+        # The engine would detokenise on every rank, within the step. As the member of a coordinated group that is not
+        # the coordinator it does not (dynamic_engine.py, async_bookkeep).
+        self._engine.use_coordinator = True
+        self._engine.is_mp_coordinator = False
+
+    @property
+    def slots(self) -> int:
+        """Rows that run at the same time."""
+        return int(self._context.max_requests)
+
+    @property
+    def loop(self) -> Any:
+        """The event loop that `step` has to run in."""
+        return self._engine._loop
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any row is running or waiting here."""
+        return bool(self._engine.requests)
+
+    def why_impossible(self, prompt_tokens: int, row: Row) -> str | None:
+        """Return one sentence if such a row could never run, however long it waited."""
+        limit = self.max_sequence_length
+        if prompt_tokens >= limit:
+            return f"The prompt has {prompt_tokens} tokens, but this model takes {limit} with the answer; shorten it."
+        if row.max_length > limit:
+            return f"max_length is {row.max_length}; this model's sequences have at most {limit} tokens."
+        if row.top_logprobs > self.vocab_size:
+            return f"n_top_logprobs is {row.top_logprobs}; the vocabulary has {self.vocab_size} tokens."
+        blocks = math.ceil(min(prompt_tokens + row.max_length, limit) / self._context.block_size_tokens)
+        available = int(self._context.kv_block_allocator.total_count) - 1  # one block is the engine's own
+        if blocks > available:
+            room = available * int(self._context.block_size_tokens)
+            return f"Prompt and answer need room for {prompt_tokens + row.max_length} tokens; the KV cache has {room}."
+        return None
+
+    def add(self, request_id: int, row: Row, tokens: list[int], *, watch: bool) -> None:
+        """Queue a row; it joins the running batch at the next step that has room.
+
+        Args:
+            request_id: unique among the running rows, the same on every rank.
+            row: how to continue.
+            tokens: the prompt's tokens.
+            watch: report its tokens after every step.
+        """
+        self._sampling.add(request_id, row, tokens, self._device)
+        self._engine.add_request(
+            request_id,
+            tokens,
+            SamplingParams(
+                top_k=1,  # the parameters that count are the sampler's own
+                num_tokens_to_generate=min(row.max_length, self.max_sequence_length - len(tokens)),
+                termination_id=self._eos,
+                return_log_probs=row.log_probs or row.top_logprobs > 0,
+                skip_prompt_log_probs=not _wants_prompt_log_probs(row),
+                top_n_logprobs=row.top_logprobs,
+            ),
+        )
+        if self._more_eos:
+            self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+        if watch:
+            self._watched[request_id] = 0
+
+    def finish(self, request_id: int) -> bool:
+        """End a row early: a running one leaves the batch, finished, at the next step.
+
+        Returns:
+            whether the row was waiting and is gone already, so that no step will report it.
+        """
+        if request_id in self._engine.waiting_request_ids:
+            self._engine.waiting_request_ids.remove(request_id)
+            del self._engine.requests[request_id]
+            self._sampling.remove(request_id)
+            self._watched.pop(request_id, None)
+            return True
+        if request_id in self._engine.requests:
+            self._engine.stop_word_finished_request_ids.add(request_id)
+        return False
+
+    async def step(self) -> StepResult:
+        """Run one forward pass over the batch and sample a token for each row."""
+        self._materialise_logits_for_prompts()
+        data = await self._engine.async_step()
+        result = StepResult()
+        for record in data["finished_request_records"]:
+            request = record.merge()
+            result.finished[request.request_id] = request
+            self._sampling.remove(request.request_id)
+        for request_id, given in list(self._watched.items()):
+            finished = result.finished.get(request_id)
+            tokens = finished.generated_tokens if finished else self._generated(request_id)
+            result.tokens[request_id] = tokens[given:]
+            self._watched[request_id] = len(tokens)
+            if finished:
+                del self._watched[request_id]
+        return result
+
+    def dummy_step(self) -> None:
+        """Take part in the expert-parallel exchanges of a step in which this replica has no row."""
+        self._engine.controller.dummy_forward()
+
+    def _generated(self, request_id: int) -> list[int]:
+        record = self._engine.requests[request_id].record
+        return [token for request in record.requests for token in request.generated_tokens]
+
+    def _materialise_logits_for_prompts(self) -> None:
+        """Compute logits of whole prompts in a step where a waiting row asked for them, of last tokens otherwise."""
+        wanted = any(
+            not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
+            for request_id in self._engine.waiting_request_ids
+        )
+        self._context.config.materialize_only_last_token_logits = not wanted
+
+
+def failed(request: DynamicInferenceRequest) -> str | None:
+    """Return the engine's reason if it refused the request."""
+    if request.status != Status.FAILED:
+        return None
+    reasons = [str(event.payload) for event in request.events if isinstance(event.payload, Exception)]
+    return "; ".join(reasons) or "The engine refused the request."
+
+
+def _wants_prompt_log_probs(row: Row) -> bool:
+    return row.echo and (row.log_probs or row.top_logprobs > 0)
+
+
+class _EngineTokenizer:
+    """What the engine asks of a tokenizer: only the spelling of single tokens in `top_n_logprobs`."""
+
+    eod = None
+    bos = None
+
+    def __init__(self, codec: TextCodec):
+        self._codec = codec
+
+    def detokenize(self, tokens: list[int]) -> str:
+        return "".join(self._codec.spell(token) for token in tokens)
+
+
+def _automatic_kv_cache_gib(config: Any, settings: Settings, device: torch.device) -> float:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return float(free / 2**30 * _GPU_KV_CACHE_SHARE)
+    heads = max(1, (config.num_query_groups or config.num_attention_heads) // settings.tensor_parallel_size)
+    layers = math.ceil(config.num_layers / settings.pipeline_parallel_size)
+    token_bytes = 2 * layers * heads * config.kv_channels * torch.finfo(config.params_dtype).bits // 8
+    full = token_bytes * (settings.max_requests + 1) * settings.max_sequence_length / 2**30
+    return min(_CPU_KV_CACHE_GIB, full)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple

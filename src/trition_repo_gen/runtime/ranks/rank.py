@@ -1,0 +1,91 @@
+"""One rank from start to serving: join the others, load this rank's part of the model, run the loop."""
+
+import faulthandler
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..lifeline import die_with_parent
+from ..protocol import SETTINGS_VARIABLE, Fatal, Ready
+from ..settings import Settings
+from .uplink import Uplink
+
+
+def run() -> None:
+    """Serve until the process is ended. torchrun's environment variables say which rank this is."""
+    die_with_parent()
+    faulthandler.enable()
+    rank = int(os.environ["RANK"])
+    uplink = Uplink(rank)
+    try:
+        serving = _start(rank, uplink)
+    except Exception as error:
+        uplink.send(Fatal(rank, f"{type(error).__name__}: {error}"))
+        uplink.close()
+        raise
+    serving()
+
+
+def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
+    """Bring the rank up; return what serves."""
+    started = time.monotonic()
+    uplink.progress("importing torch")
+
+    import torch
+    import torch.distributed as dist
+
+    on_cpu = not torch.cuda.is_available()
+    uplink.progress("importing Megatron")
+    if on_cpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+        from .. import cpu
+
+        cpu.install()
+    from ..loaders import megatron_bridge
+
+    if on_cpu:
+        cpu.after_import()
+    from .bus import Bus
+    from .engine import RankEngine
+    from .serving import serve
+    from .text import TextCodec
+    from .topology import discover
+
+    uplink.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
+    if on_cpu:
+        dist.init_process_group("gloo")
+    else:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
+    settings = _share_settings(dist)
+
+    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=uplink.progress)
+    codec = TextCodec(loaded.tokenizer)
+    group, replica, groups = discover()
+    uplink.progress("starting the engine")
+    engine = RankEngine(loaded, settings, codec)
+    bus = Bus(group, rank)
+    if bus.is_leader:
+        uplink.progress(f"ready after {time.monotonic() - started:.1f} s")
+        uplink.send(
+            Ready(
+                groups=groups,
+                slots=engine.slots * len(group.speakers),
+                max_sequence_length=settings.max_sequence_length,
+                max_prompt_bytes=settings.max_sequence_length * codec.max_token_bytes(),
+            )
+        )
+    return lambda: engine.loop.run_until_complete(
+        serve(group, replica, rank, bus=bus, uplink=uplink, codec=codec, engine=engine, eos_ids=loaded.eos_ids)
+    )
+
+
+def _share_settings(dist: Any) -> Settings:
+    """Return the deployment's settings: the stub gave them to the ranks of its node, these give them to the others."""
+    text = [os.environ.get(SETTINGS_VARIABLE)]
+    dist.broadcast_object_list(text, src=0)
+    if text[0] is None:
+        raise RuntimeError(f"rank 0 was started without {SETTINGS_VARIABLE}; Triton's stub has to start it.")
+    return Settings.from_parameters(json.loads(text[0]))

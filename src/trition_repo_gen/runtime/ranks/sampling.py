@@ -1,0 +1,198 @@
+"""Sampling with parameters of its own for every row, in place of Megatron Core's batch-wide random stream.
+
+A row's random numbers depend on its seed, the token's position and nothing else: not on the other rows of the batch,
+not on the layout, not on the device.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from megatron.core.inference.sampling import Sampling
+from torch import Tensor
+
+from ..protocol import Row
+
+
+class RowState:
+    """What the sampler remembers of a row between steps."""
+
+    def __init__(self, row: Row, prompt_tokens: Iterable[int], vocab_size: int, device: torch.device):
+        self.row = row
+        self.position = 0
+        self.seen: Tensor | None = None
+        """bool[vocab_size]: tokens of the prompt and of the answer so far; kept only where a penalty needs it."""
+        if row.repetition_penalty != 1.0:
+            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+            self.seen[torch.tensor(list(prompt_tokens), device=device)] = True
+
+
+class RowSampling(Sampling):  # type: ignore[misc]
+    """A sampling backend for `TextGenerationController`.
+
+    Args:
+        vocab_size: tokens that the tokenizer knows; the model's padding beyond them is never sampled.
+    """
+
+    def __init__(self, vocab_size: int):
+        self._vocab_size = vocab_size
+        self._rows: dict[int, RowState] = {}
+
+    def add(self, request_id: int, row: Row, prompt_tokens: Iterable[int], device: torch.device) -> None:
+        """Sample request `request_id` by the parameters of `row`."""
+        self._rows[request_id] = RowState(row, prompt_tokens, self._vocab_size, device)
+
+    def remove(self, request_id: int) -> None:
+        """Forget a request that ended."""
+        self._rows.pop(request_id, None)
+
+    def sample_kernel(
+        self,
+        logits: Tensor,
+        n: int,
+        context: Any,
+        *,
+        no_top_k: bool,
+        no_top_p: bool,
+        gather_indices: Tensor | None = None,
+        token_to_request_index: Tensor | None = None,
+        output: Tensor | None = None,
+        eager: bool = False,
+        cache_key: Any = None,
+    ) -> Tensor:
+        """Sample one token for each of the `n` active requests; see `Sampling.sample_kernel`.
+
+        Args:
+            logits: [>= n, padded vocabulary]; what is beyond `vocab_size` is set to -inf in place, so that
+                log-probabilities computed from the same buffer leave it out as well.
+
+        Returns:
+            int64[n]
+        """
+        del no_top_k, no_top_p, eager, cache_key
+        if token_to_request_index is not None:
+            raise NotImplementedError("Speculative decoding is not supported.")
+        logits[:, self._vocab_size :] = float("-inf")
+        logits = logits[:n] if gather_indices is None else logits[gather_indices[:n]]
+        logits = logits[:, : self._vocab_size]
+
+        first, last = context.paused_request_count, context.total_request_count
+        request_ids = context.request_ids[first:last].tolist()
+        states = [self._rows.get(request_id) for request_id in request_ids]
+
+        logits = _penalise(logits, states)
+        tokens = logits.argmax(dim=-1)
+        drawn = [index for index, state in enumerate(states) if state is not None and not state.row.greedy]
+        if drawn:
+            index = torch.tensor(drawn, device=logits.device)
+            tokens[index] = draw(logits[index].float(), [states[i] for i in drawn])  # type: ignore[misc]
+
+        for index, (request_id, state) in enumerate(zip(request_ids, states, strict=True)):
+            # A prompt's unfinished chunk samples as well, but the engine drops that token.
+            if state is not None and request_id != context.chunked_prefill_request_id:
+                state.position += 1
+                if state.seen is not None:
+                    state.seen.index_fill_(0, tokens[index : index + 1], True)
+        if output is None:
+            return tokens
+        output.copy_(tokens)
+        return output
+
+    def log_probs_kernel(self, logits: Tensor, context: Any, *, token_to_request_index: Tensor | None = None) -> Tensor:
+        """Not reached: log-probabilities are those of the model's own distribution ("raw_logprobs")."""
+        raise NotImplementedError
+
+
+def _penalise(logits: Tensor, states: list[RowState | None]) -> Tensor:
+    """Divide positive and multiply negative logits of seen tokens by the row's penalty (CTRL, Keskar et al. 2019)."""
+    if all(state is None or state.seen is None for state in states):
+        return logits
+    logits = logits.clone()
+    for index, state in enumerate(states):
+        if state is not None and state.seen is not None:
+            penalty = state.row.repetition_penalty
+            row = logits[index]
+            logits[index] = torch.where(state.seen, torch.where(row > 0, row / penalty, row * penalty), row)
+    return logits
+
+
+def draw(logits: Tensor, states: list[RowState]) -> Tensor:
+    """Draw one token a row after temperature, top-k and top-p, in this order.
+
+    Args:
+        logits: float32[rows, vocabulary]
+        states: one for each row.
+
+    Returns:
+        int64[rows]
+    """
+    column = {"device": logits.device}
+    rows = [state.row for state in states]
+    logits = logits / torch.tensor([[row.temperature] for row in rows], **column)
+    if any(row.top_k > 0 or 0.0 < row.top_p < 1.0 for row in rows):
+        logits = _filter(logits, rows)
+    keys = torch.tensor(
+        [[_signed(mix_int(state.row.seed + _GOLDEN * (state.position + 1)))] for state in states], **column
+    )
+    return (logits + gumbel_noise(keys, logits.shape[-1])).argmax(dim=-1)
+
+
+def _filter(logits: Tensor, rows: list[Row]) -> Tensor:
+    """Set what top-k and then top-p (Holtzman et al. 2020) leave out to -inf."""
+    vocabulary = logits.shape[-1]
+    column = {"device": logits.device}
+    ordered = logits.sort(dim=-1, descending=True).values
+    top_k = torch.tensor([[min(row.top_k, vocabulary) or vocabulary] for row in rows], **column)
+    smallest = ordered.gather(-1, top_k - 1)
+    ordered = ordered.masked_fill(ordered < smallest, float("-inf"))
+
+    top_p = torch.tensor([[row.top_p if 0.0 < row.top_p < 1.0 else 1.0] for row in rows], **column)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    kept = ((before < top_p) & (probabilities > 0)).sum(dim=-1, keepdim=True).clamp(min=1)
+    smallest = torch.maximum(smallest, ordered.gather(-1, kept - 1))
+    return logits.masked_fill(logits < smallest, float("-inf"))
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def mix_int(value: int) -> int:
+    """Return the finaliser of SplitMix64 (Steele, Lea, Flood 2014) of a 64-bit number."""
+    value &= _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def gumbel_noise(keys: Tensor, size: int) -> Tensor:
+    """Return Gumbel noise that depends on each row's key and the column alone.
+
+    Args:
+        keys: int64[rows, 1]
+        size: columns.
+
+    Returns:
+        float32[rows, size]
+    """
+    columns = torch.arange(1, size + 1, device=keys.device)
+    mixed = _mix(keys + columns * _signed(_GOLDEN))
+    uniform = (((mixed >> 40) & 0xFFFFFF).float() + 0.5) / (1 << 24)
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(value: Tensor) -> Tensor:
+    """`mix_int` for int64 tensors, whose products wrap around as 64-bit numbers do."""
+    value = (value ^ _shift(value, 30)) * _signed(0xBF58476D1CE4E5B9)
+    value = (value ^ _shift(value, 27)) * _signed(0x94D049BB133111EB)
+    return value ^ _shift(value, 31)
+
+
+def _shift(value: Tensor, bits: int) -> Tensor:
+    """Shift right without the sign: torch's own shift of int64 keeps it."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value

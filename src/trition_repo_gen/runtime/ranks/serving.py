@@ -1,0 +1,102 @@
+"""The loop that every rank runs while it serves: agree on a plan, take rows in, step, report."""
+
+from typing import NoReturn
+
+from ..protocol import Done, Refused
+from .bus import Admission, Bus, Ending, Gone, Plan
+from .engine import RankEngine
+from .intake import Intake
+from .replies import Replies
+from .text import PromptError, TextCodec
+from .topology import Group
+from .uplink import Uplink
+
+
+class Leader:
+    """Decides what the group does next, from what the stub sent and what became of earlier rows."""
+
+    def __init__(self, group: Group, bus: Bus, uplink: Uplink, codec: TextCodec, engine: RankEngine):
+        self._bus = bus
+        self._uplink = uplink
+        self._engine = engine
+        self._running: dict[int, int] = {}
+        """Unfinished rows and the replica of each."""
+        self._load = dict.fromkeys(group.speakers, 0)
+        self._ending: list[int] = []
+        self._intake = Intake(uplink, codec)
+        if len(group.ranks) > 1:
+            self._intake.also_wake_for(bus.reports)
+
+    def next_plan(self) -> Plan:
+        """Return and publish the next plan; with no row anywhere, wait for one."""
+        admissions: list[Admission] = []
+        arrivals, ending = self._intake.collect(wait=not (self._running or self._ending))
+        for report in self._bus.read_reports():
+            self.settle(report)
+        for request, prompt in arrivals:
+            if isinstance(prompt, PromptError):
+                self._uplink.send(Refused(request.id, "INVALID_ARG", str(prompt)))
+            elif sentence := self._engine.why_impossible(len(prompt.tokens), request.row):
+                self._uplink.send(Refused(request.id, "INVALID_ARG", sentence))
+            else:
+                replica = min(self._load, key=lambda index: self._load[index])
+                self._running[request.id] = replica
+                self._load[replica] += 1
+                text = prompt.text if request.row.echo else ""
+                admissions.append(Admission(request.id, replica, request.row, prompt.tokens, text))
+        ending = [request_id for request_id in self._ending + ending if request_id in self._running]
+        self._ending = []
+        plan = Plan(admissions, ending, step=bool(self._running))
+        if plan.admissions or plan.ending or plan.step:
+            self._bus.publish(plan)
+        return plan
+
+    def settle(self, report: "Done | Refused | Ending | Gone") -> None:
+        """Take note of a row's end, or of its wish to end, and tell the stub."""
+        if isinstance(report, Ending):
+            self._ending.append(report.id)
+            return
+        self._load[self._running.pop(report.id)] -= 1
+        if not isinstance(report, Gone):
+            self._uplink.send(report)
+
+
+async def serve(
+    group: Group,
+    replica: int,
+    rank: int,
+    *,
+    bus: Bus,
+    uplink: Uplink,
+    codec: TextCodec,
+    engine: RankEngine,
+    eos_ids: list[int],
+) -> NoReturn:
+    """Serve until the process is ended."""
+    leader = Leader(group, bus, uplink, codec, engine) if bus.is_leader else None
+    replies = Replies(codec, eos_ids) if rank == group.speakers.get(replica) else None
+    report = leader.settle if leader is not None else bus.report
+    while True:
+        plan = leader.next_plan() if leader is not None else bus.receive()
+        for admission in plan.admissions:
+            if admission.replica == replica:
+                engine.add(admission.id, admission.row, admission.tokens, watch=bool(admission.row.stop_words))
+                if replies is not None:
+                    replies.add(admission)
+        for request_id in plan.ending:
+            if engine.finish(request_id) and replies is not None:
+                replies.forget(request_id)
+                report(Gone(request_id))
+        if not plan.step:
+            continue
+        if not engine.has_work:
+            if len(group.speakers) > 1:  # replicas that share experts: the others' tokens may need this rank's
+                engine.dummy_step()
+            continue
+        result = await engine.step()
+        if replies is not None:
+            answers, stopping = replies.after_step(result)
+            for answer in answers:
+                report(answer)
+            for request_id in stopping:
+                report(Ending(request_id))

@@ -1,0 +1,25 @@
+import pytest
+
+from trition_repo_gen.runtime.protocol import Answer, Done, Generate, Hello, Row, decode, encode
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello(3, 4711, 1, "node/0"),
+        Generate(7, Row(prompt="Hi", stop_words=["\n"], seed=2**63 - 1)),
+        Done(
+            7,
+            Answer(text="ü🙂", finish_reason="stop", prompt_tokens=2, completion_tokens=1, top_logprobs=[{"a": -0.5}]),
+        ),
+        [Row(prompt="a"), None, 3, "text"],
+    ],
+)
+def test_messages_round_trip(message: object) -> None:
+    assert decode(encode(message)) == message
+
+
+def test_a_row_is_greedy_with_top_k_1_or_temperature_0() -> None:
+    assert Row(prompt="a").greedy
+    assert Row(prompt="a", top_k=0, temperature=0.0).greedy
+    assert not Row(prompt="a", top_k=0).greedy
