@@ -127,7 +127,7 @@ class Ranks:
     # The ranks' thread.
 
     def _run(self) -> None:
-        router = zmq.Context.instance().socket(zmq.ROUTER)
+        router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 0)
         try:
             router.bind(self._launcher.endpoint)

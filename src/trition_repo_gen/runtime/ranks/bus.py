@@ -59,7 +59,7 @@ class Bus:
     def __init__(self, group: Group, rank: int):
         import torch.distributed as dist
 
-        self._context = zmq.Context.instance()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.is_leader = rank == group.leader
         followers = len(group.ranks) - 1
         addresses: list[Any] = [None] * dist.get_world_size()

@@ -43,7 +43,8 @@ class RankEngine:
         config = loaded.model.config
         self.max_sequence_length = settings.max_sequence_length
         self.vocab_size = loaded.vocab_size
-        self._eos, *self._more_eos = loaded.eos_ids or [-1]
+        self._eos = loaded.eos_ids[0] if loaded.eos_ids else -1
+        self._more_eos = loaded.eos_ids[1:]
         self._device = next(loaded.model.parameters()).device
         self._sampling = RowSampling(loaded.vocab_size)
         self._watched: dict[int, int] = {}
@@ -212,7 +213,7 @@ def _automatic_kv_cache_gib(config: Any, settings: Settings, device: torch.devic
     layers = math.ceil(config.num_layers / settings.pipeline_parallel_size)
     token_bytes = 2 * layers * heads * config.kv_channels * torch.finfo(config.params_dtype).bits // 8
     full = token_bytes * (settings.max_requests + 1) * settings.max_sequence_length / 2**30
-    return min(_CPU_KV_CACHE_GIB, full)
+    return min(_CPU_KV_CACHE_GIB, float(full))
 
 
 def _round_up(value: int, multiple: int) -> int:

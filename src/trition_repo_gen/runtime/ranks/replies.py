@@ -34,8 +34,8 @@ class Replies:
         return [self._answer(self._rows.pop(id_), request) for id_, request in result.finished.items()], stopping
 
     def _answer(self, row: "_RowText", request: Any) -> Done | Refused:
-        if reason := failed(request):
-            return Refused(row.id, "INTERNAL", reason)
+        if refusal := failed(request):
+            return Refused(row.id, "INTERNAL", refusal)
         tokens = request.generated_tokens
         # A row with several end tokens is stopped by the engine's stop words, which cut the token off.
         ended = bool(tokens) and tokens[-1] in self._eos_ids

@@ -16,20 +16,20 @@ ALL = {
 }
 
 
-def answer(text: str, log_probs: list[float] | None = None) -> Answer:
+def answer(text: str, *log_probs: float) -> Answer:
     return Answer(
         text=text,
         finish_reason="stop",
         prompt_tokens=2,
-        completion_tokens=len(log_probs or []),
-        log_probs=log_probs or [],
+        completion_tokens=len(log_probs),
+        log_probs=list(log_probs),
     )
 
 
 def test_rows_of_unequal_length_are_padded_and_say_their_lengths() -> None:
     rows = [Row(prompt="a", log_probs=True)] * 2
 
-    tensors = dict(output_tensors(rows, [answer("x", [-1.0, -2.0]), answer("y", [-3.0])], ALL))
+    tensors = dict(output_tensors(rows, [answer("x", -1.0, -2.0), answer("y", -3.0)], ALL))
 
     np.testing.assert_array_equal(tensors["log_probs"], np.array([[-1, -2], [-3, 0]], dtype=np.float32))
     assert tensors["log_probs"].dtype == np.float32
