@@ -1,0 +1,135 @@
+"""What test_sampling.py and test_text.py run in the ranks' environment; prints one JSON document.
+
+Usage: python drivers.py PACKAGE_FOLDER NAME [ARGUMENT ...]
+"""
+
+import json
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+
+def sampling() -> dict[str, object]:
+    """Compare the row sampler with Hugging Face's logits processors on the same logits."""
+    import torch
+    from runtime import cpu
+
+    if cpu.needed():
+        cpu.install()
+    from runtime.protocol import Row
+    from runtime.ranks import sampling
+    from transformers import (
+        LogitsProcessorList,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    torch.manual_seed(0)
+    vocabulary, padded = 50, 64
+    prompt = [3, 7, 7, 11]
+    cases = [
+        Row(prompt="", top_k=0, temperature=0.7),
+        Row(prompt="", top_k=5, temperature=1.3),
+        Row(prompt="", top_k=0, top_p=0.6),
+        Row(prompt="", top_k=9, top_p=0.8, temperature=0.5),
+        Row(prompt="", top_k=0, repetition_penalty=1.7),
+        Row(prompt="", top_k=0, top_p=0.9, repetition_penalty=0.6, temperature=2.0),
+    ]
+    logits = torch.randn(len(cases), padded) * 3
+    logits[:, vocabulary:] = 100.0  # the model's padding must never win
+
+    def reference(index: int, row: Row) -> torch.Tensor:
+        chain = LogitsProcessorList()
+        if row.repetition_penalty != 1.0:
+            chain.append(RepetitionPenaltyLogitsProcessor(row.repetition_penalty))
+        if row.temperature != 1.0:
+            chain.append(TemperatureLogitsWarper(row.temperature))
+        if row.top_k:
+            chain.append(TopKLogitsWarper(row.top_k))
+        if row.top_p:
+            chain.append(TopPLogitsWarper(row.top_p))
+        return chain(torch.tensor([prompt]), logits[index : index + 1, :vocabulary].clone())[0].softmax(-1)
+
+    def sampler_with(rows: dict[int, Row]) -> sampling.RowSampling:
+        sampler = sampling.RowSampling(vocabulary)
+        for request_id, row in rows.items():
+            sampler.add(request_id, row, prompt, torch.device("cpu"))
+        return sampler
+
+    def step(sampler: sampling.RowSampling, ids: list[int], values: torch.Tensor) -> list[int]:
+        context = SimpleNamespace(
+            paused_request_count=0,
+            total_request_count=len(ids),
+            request_ids=torch.tensor(ids),
+            chunked_prefill_request_id=-1,
+        )
+        chosen = sampler.sample_kernel(values.clone(), len(ids), context, no_top_k=True, no_top_p=True)
+        return [int(token) for token in chosen]
+
+    draws = 4000
+    distance, outside = [], 0
+    for index, row in enumerate(cases):
+        rows = {seed: Row(**{**vars(row), "seed": seed}) for seed in range(draws)}
+        tokens = Counter(step(sampler_with(rows), list(rows), logits[index].expand(draws, padded)))
+        wanted = reference(index, row)
+        outside += sum(count for token, count in tokens.items() if wanted[token] == 0)
+        distance.append(0.5 * sum(abs(tokens[t] / draws - float(wanted[t])) for t in range(vocabulary)))
+
+    seeded = Row(prompt="", top_k=0, temperature=1.5, seed=0)
+    others = {request_id: Row(prompt="", top_k=0, seed=request_id) for request_id in range(1, 32)}
+    stream = torch.randn(20, padded, generator=torch.Generator().manual_seed(5))
+    alone, together = sampler_with({0: seeded}), sampler_with({0: seeded} | others)
+    alone_tokens = [step(alone, [0], row[None])[0] for row in stream]
+    together_tokens = [
+        step(together, [*others, 0], torch.cat([torch.randn(len(others), padded), row[None]]))[-1] for row in stream
+    ]
+
+    greedy = Row(prompt="", repetition_penalty=50.0)
+    penalised = sampler_with({0: greedy})
+    flat = torch.linspace(1.0, 2.0, padded)[None]
+    return {
+        "outside": outside,
+        "distance": distance,
+        "alone": alone_tokens,
+        "together": together_tokens,
+        "distinct": len(set(alone_tokens)),
+        "greedy": step(sampler_with({0: Row(prompt="")}), [0], flat),
+        "penalised": [step(penalised, [0], flat)[0] for _ in range(3)],
+    }
+
+
+def text(folder: str) -> dict[str, object]:
+    """Encode, decode and stream with a tokenizer."""
+    from runtime.protocol import Row
+    from runtime.ranks.text import PromptError, TextCodec
+    from transformers import AutoTokenizer
+
+    codec = TextCodec(AutoTokenizer.from_pretrained(folder))
+    sample = "naïve 猫 👩‍🚀 é"
+    tokens = codec.encode(Row(prompt=sample)).tokens
+    stream = codec.stream()
+    pieces = [stream.push(token) for token in tokens]
+
+    def refusal(prompt: str) -> str | None:
+        try:
+            codec.encode(Row(prompt=prompt, chat=True))
+        except PromptError as error:
+            return str(error)
+        return None
+
+    return {
+        "decoded": codec.decode(tokens),
+        "streamed": "".join(pieces),
+        "cut": sum("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces),
+        "spelt": len({codec.spell(token) for token in range(256)}),
+        "chat": codec.encode(Row(prompt=json.dumps([{"role": "user", "content": "Hi"}]), chat=True)).text,
+        "refusals": [refusal(prompt) for prompt in ("Hi", "[]", '["Hi"]', '{"role": "user"}')],
+        "max_token_bytes": codec.max_token_bytes(),
+    }
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    print(json.dumps(globals()[sys.argv[2]](*sys.argv[3:])))
