@@ -39,6 +39,9 @@ class Checkpoint:
     num_moe_experts: int = 0
     """0 means a dense model."""
     moe_ffn_hidden_size: int = 0
+    moe_shared_expert_size: int = 0
+    has_dense_layers: bool = True
+    """Whether any layer has a feed-forward network without experts."""
 
     tokenizer: str
     """A folder, or the name of a tokenizer on a hub."""

@@ -114,8 +114,10 @@ def _check_tensor(checkpoint: Checkpoint, size: int) -> None:
             return f"{heads} attention heads"
         if groups % ranks and ranks % groups:
             return f"{groups} query groups"
-        if not checkpoint.is_moe and checkpoint.ffn_hidden_size % ranks:
+        if checkpoint.has_dense_layers and checkpoint.ffn_hidden_size % ranks:
             return f"a feed-forward size of {checkpoint.ffn_hidden_size}"
+        if checkpoint.moe_shared_expert_size % ranks:
+            return f"shared experts with a feed-forward size of {checkpoint.moe_shared_expert_size}"
         if checkpoint.vocab_size and not checkpoint.pads_vocab and checkpoint.vocab_size % ranks:
             return f"a vocabulary of {checkpoint.vocab_size}"
         return None

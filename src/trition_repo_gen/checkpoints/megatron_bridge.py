@@ -30,6 +30,16 @@ def read(path: Path, *, needs_tokenizer: bool = True) -> Checkpoint:
         CheckpointError: the checkpoint is missing, half-written, damaged, of another kind, or no text model.
     """
     path = path.expanduser().absolute()
+    try:
+        return _read(path, needs_tokenizer)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}; "
+            "grant this user access, or write another checkpoint."
+        ) from None
+
+
+def _read(path: Path, needs_tokenizer: bool) -> Checkpoint:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint at {path}; write the path of a Megatron-Bridge checkpoint.")
     if sentence := kinds.foreign(path):
@@ -149,6 +159,8 @@ def _checkpoint(
         max_sequence_length=size("seq_length"),
         num_moe_experts=experts,
         moe_ffn_hidden_size=size("moe_ffn_hidden_size", ffn) if experts else 0,
+        moe_shared_expert_size=model.get("moe_shared_expert_intermediate_size") or 0,
+        has_dense_layers=not experts or model.get("moe_layer_freq", 1) != 1,
         tokenizer=tokenizer,
         tokenizer_type=tokenizer_type,
     )

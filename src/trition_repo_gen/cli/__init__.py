@@ -8,17 +8,20 @@ from typing import Annotated
 import typer
 
 from trition_repo_gen import __version__
+from trition_repo_gen.cli._flags import canonical
 from trition_repo_gen.errors import UserError
 
 app = typer.Typer(
     name="trgen",
     help="Write a Triton model repository for a Megatron checkpoint, and serve it with stock tritonserver.",
     no_args_is_help=True,
+    epilog="Flags may be written with '_' between the words, too. A mistake ends with exit code 2.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Every flag may be written with '_' between its words, too; values are left as they are.
+    # Rich would cost half of the start-up time and cut long flag names off in a narrow terminal.
+    rich_markup_mode=None,
     context_settings={
-        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "token_normalize_func": canonical,
         "help_option_names": ["-h", "--help"],
     },
 )

@@ -7,6 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+# Names that NeMo Export-Deploy's scripts have for the same flags; they work, and stay out of the help.
+_OLDER_NAMES = {
+    "triton-model-name": "model-name",
+    "triton-model-version": "model-version",
+    "tensor-parallelism-size": "tensor-parallel-size",
+    "pipeline-parallelism-size": "pipeline-parallel-size",
+    "expert-model-parallel-size": "expert-parallel-size",
+}
+
+
+def canonical(name: str) -> str:
+    """Return the name of a flag or command, given without leading dashes, as it is declared.
+
+    '_' may stand for '-' between words. Values never come here.
+    """
+    name = name.replace("_", "-")
+    return _OLDER_NAMES.get(name, name)
+
 
 @dataclass(frozen=True)
 class FlagGroup:

@@ -24,10 +24,10 @@ def build(options: BuildOptions) -> None:
     from trition_repo_gen.repository.build import build_repository  # pydantic, jinja2 and yaml: not for --help
 
     result = build_repository(options)
-    if options.dry_run:
+    if result.dry_run:
         print_dry_run(result)
     print_build(result)
-    if not options.dry_run:
+    if not result.dry_run:
         repository = shlex.quote(str(result.deployment.model_repository))
         typer.echo(f"next: trgen serve --model-repository {repository}")
 
@@ -35,9 +35,12 @@ def build(options: BuildOptions) -> None:
 def print_build(result: "Build") -> None:
     """Print what was written (in a dry run: what would be), the layout, and the notes, a line each."""
     deployment, checkpoint = result.deployment, result.checkpoint
-    typer.echo(f"{result.written.outcome}: {deployment.model_folder} (version {deployment.model_version})")
+    verb = "would be " if result.dry_run and result.written.outcome != "unchanged" else ""
+    typer.echo(f"{verb}{result.written.outcome}: {deployment.model_folder} (version {deployment.model_version})")
     if result.written.outcome == "updated":
-        typer.echo(f"changed: {', '.join(map(str, result.written.changed))}")
+        typer.echo(f"changed: {_list(list(map(str, result.written.changed)))}")
+    if result.written.edited and not result.dry_run:
+        typer.echo(f"note: config.pbtxt had been edited by hand; the edited one is kept as {result.written.edited}.")
     typer.echo(
         f"model: {checkpoint.family}, {checkpoint.num_layers} layers, {_size(checkpoint.weights_bytes)} of "
         f"{checkpoint.dtype} weights, served in {deployment.settings.params_dtype}, "
@@ -46,6 +49,11 @@ def print_build(result: "Build") -> None:
     typer.echo(f"layout: {result.layout.describe()}")
     for note in result.notes:
         typer.echo(f"note: {note}")
+
+
+def _list(names: list[str], most: int = 4) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _size(count: int) -> str:

@@ -2,19 +2,17 @@
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import CheckpointError
 from trition_repo_gen.repository.deployment import Deployment
 from trition_repo_gen.repository.options import BuildOptions
-from trition_repo_gen.repository.render import Files, render
+from trition_repo_gen.repository.render import CONFIG, Files, render
 from trition_repo_gen.repository.validate import validate
 from trition_repo_gen.repository.write import Written, compare, write
 from trition_repo_gen.runtime.settings import Settings
-
-_CONFIG = PurePosixPath("config.pbtxt")
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,14 @@ class Build:
     files: Files
     written: Written
     """What was done, in a dry run what would be done."""
+    dry_run: bool
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
 
     @property
     def config(self) -> str:
         """The text of config.pbtxt."""
-        return self.files[_CONFIG].decode()
+        return self.files[CONFIG].decode()
 
 
 def build_repository(options: BuildOptions) -> Build:
@@ -57,7 +56,7 @@ def build_repository(options: BuildOptions) -> Build:
     files = render(deployment)
     folder, version = deployment.model_folder, deployment.model_version
     if options.dry_run:
-        validate(files[_CONFIG].decode(), deployment)
+        validate(files[CONFIG].decode(), deployment)
         written = compare(folder, version, files)
     else:
         written = write(
@@ -65,10 +64,10 @@ def build_repository(options: BuildOptions) -> Build:
             version,
             files,
             force=options.force,
-            check=lambda staged: validate((staged / _CONFIG).read_text(encoding="utf-8"), deployment),
+            check=lambda staged: validate((staged / CONFIG).read_text(encoding="utf-8"), deployment),
         )
     notes = (*layout_notes, *length_notes, *_idle_flags(options), *_surroundings(options, deployment))
-    return Build(deployment, checkpoint, layout, files, written, notes)
+    return Build(deployment, checkpoint, layout, files, written, options.dry_run, notes)
 
 
 def _checkpoint_path(options: BuildOptions) -> Path:
@@ -78,6 +77,11 @@ def _checkpoint_path(options: BuildOptions) -> Path:
             "write --megatron-checkpoint PATH without --multimodal."
         )
     path = options.megatron_checkpoint or options.checkpoint
+    if options.megatron_checkpoint and options.checkpoint and options.megatron_checkpoint != options.checkpoint:
+        raise CheckpointError(
+            f"-nc is another name of --megatron-checkpoint, and they say {options.checkpoint} and "
+            f"{options.megatron_checkpoint}; write one of them."
+        )
     if path is None:
         raise CheckpointError("There is no checkpoint to serve; write --megatron-checkpoint PATH.")
     return path

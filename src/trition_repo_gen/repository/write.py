@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.repository.render import MARK, Files
+from trition_repo_gen.repository.render import CONFIG, MARK, Files, is_edited
 
 # Folders that a build makes in the repository while it works start with this; a killed build leaves one behind, and
 # the next build removes it.
@@ -25,16 +25,21 @@ class Written:
 
     outcome: Literal["created", "updated", "unchanged"]
     changed: tuple[PurePosixPath, ...] = ()
+    edited: PurePosixPath | None = None
+    """Where a config.pbtxt that had been edited by hand is kept."""
 
 
 def compare(folder: Path, version: int, files: Files) -> Written:
     """Return what writing `files` to the model's folder would do, byte by byte; nothing is written."""
     if not folder.exists():
         return Written("created", tuple(files))
-    there = {PurePosixPath("config.pbtxt"), *_files_below(folder, str(version))}
-    changed = [path for path, content in files.items() if not _same(folder / path, content)]
-    changed += sorted(there - files.keys())
-    return Written("updated", tuple(changed)) if changed else Written("unchanged")
+    changed = [path for path, content in files.items() if _content(folder / path) != content]
+    changed += sorted(_files_below(folder, str(version)) - files.keys())
+    if not changed:
+        return Written("unchanged")
+    config = _content(folder / CONFIG)
+    edited = CONFIG in changed and config is not None and is_edited(config.decode(errors="replace"))
+    return Written("updated", tuple(changed), PurePosixPath(f"{CONFIG}.edited") if edited else None)
 
 
 def write(folder: Path, version: int, files: Files, *, force: bool, check: Callable[[Path], None]) -> Written:
@@ -57,7 +62,7 @@ def write(folder: Path, version: int, files: Files, *, force: bool, check: Calla
             _remove_leftovers(repository)
             written = compare(folder, version, files)
             if written.outcome != "unchanged":
-                _replace(folder, version, files, check)
+                _replace(folder, version, files, written.edited, check)
             return written
     except OSError as error:
         raise RepositoryError(
@@ -66,12 +71,16 @@ def write(folder: Path, version: int, files: Files, *, force: bool, check: Calla
         ) from error
 
 
-def _replace(folder: Path, version: int, files: Files, check: Callable[[Path], None]) -> None:
+def _replace(
+    folder: Path, version: int, files: Files, edited: PurePosixPath | None, check: Callable[[Path], None]
+) -> None:
     staged = folder.parent / f"{_STAGING}{folder.name}-{secrets.token_hex(4)}"
     staged.mkdir()
     try:
         if folder.exists():
-            _copy_rest(folder, staged, {"config.pbtxt", str(version)})
+            _copy_rest(folder, staged, {str(CONFIG), str(version)})
+            if edited is not None:
+                shutil.copy2(folder / CONFIG, staged / edited)
         for path, content in files.items():
             target = staged / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +165,5 @@ def _files_below(folder: Path, version: str) -> set[PurePosixPath]:
     }
 
 
-def _same(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
