@@ -1,0 +1,138 @@
+"""Helpers of the end-to-end tests: a plain client, and deployments of one model."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.http
+
+from trition_repo_gen.server import Server
+
+READY_SECONDS = 300.0
+DTYPES = {"BYTES": np.object_, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
+INPUTS = {
+    "max_length": "INT64",
+    "top_k": "INT64",
+    "top_p": "FP32",
+    "temperature": "FP32",
+    "random_seed": "INT64",
+    "compute_logprob": "BOOL",
+    "apply_chat_template": "BOOL",
+    "n_top_logprobs": "INT64",
+    "echo": "BOOL",
+    "use_greedy": "BOOL",
+    "repetition_penalty": "FP32",
+    "stop_words": "BYTES",
+}
+PROMPTS = [
+    "What is the color of a banana?",
+    "What is the capital of United States?",
+    "Hello, my name is",
+    "0123456789",
+    "def f(x):\n  return",
+    "Once upon a time there was",
+    "a",
+    "Das ist ein Test",
+]
+
+
+def run(command: Sequence[str | Path]) -> None:
+    """Run a command that has to succeed."""
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout[-1000:] + completed.stderr[-4000:]
+
+
+@dataclass
+class Reply:
+    """The outputs of one request, a list of rows each."""
+
+    sentences: list[str]
+    finish_reason: list[str]
+    prompt_tokens: list[int]
+    completion_tokens: list[int]
+    log_probs: list[list[float]] = field(default_factory=list)
+    top_logprobs: list[list[dict[str, float]]] = field(default_factory=list)
+
+
+class Asker:
+    """A plain tritonclient, with rows in and rows out."""
+
+    def __init__(self, url: str, model: str):
+        self._url = url
+        self._model = model
+
+    def __call__(self, prompts: str | bytes | Sequence[str | bytes], **values: Any) -> Reply:
+        """Send one request; a value that is no list holds for all rows."""
+        prompts = [prompts] if isinstance(prompts, str | bytes) else prompts
+        inputs = [_input("prompts", "BYTES", [p.encode() if isinstance(p, str) else p for p in prompts])]
+        for name, value in values.items():
+            inputs.append(_input(name, INPUTS[name], value if isinstance(value, list) else [value] * len(prompts)))
+        with contextlib.closing(self.client()) as client:
+            result = client.infer(self._model, inputs)
+        outputs = {name: result.as_numpy(name) for name in (o["name"] for o in result.get_response()["outputs"])}
+        lengths = outputs.get("log_probs_lengths", np.zeros((0, 1), dtype=np.int64))[:, 0]
+        return Reply(
+            sentences=[row.decode(errors="surrogateescape") for row in outputs["sentences"][:, 0]],
+            finish_reason=[row.decode() for row in outputs["finish_reason"][:, 0]],
+            prompt_tokens=outputs["prompt_tokens"][:, 0].tolist(),
+            completion_tokens=outputs["completion_tokens"][:, 0].tolist(),
+            log_probs=[row[:n].tolist() for row, n in zip(outputs.get("log_probs", []), lengths, strict=True)],
+            top_logprobs=[json.loads(row) for row in outputs.get("top_logprobs", np.zeros((0, 1)))[:, 0]],
+        )
+
+    def client(self) -> tritonclient.http.InferenceServerClient:
+        """Return a client of its own: tritonclient's are not for several threads."""
+        return tritonclient.http.InferenceServerClient(self._url, network_timeout=600.0)
+
+
+def _input(name: str, datatype: str, values: list[Any]) -> tritonclient.http.InferInput:
+    tensor = tritonclient.http.InferInput(name, [len(values), 1], datatype)
+    tensor.set_data_from_numpy(np.array([[value] for value in values], dtype=DTYPES[datatype]))
+    return tensor
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running deployment of one model."""
+
+    server: Server
+    model: str
+    ask: Asker
+    log: list[str]
+
+    @property
+    def http(self) -> str:
+        """HOST:PORT of the HTTP endpoint."""
+        assert self.server.http_url is not None
+        return self.server.http_url
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:
+    """Run `trgen build` as a user does."""
+    run(
+        [
+            Path(sys.executable).with_name("trgen"),
+            *("build", "--megatron-checkpoint", checkpoint, "--model-name", model, "--model-repository", repository),
+            *("--rank-python", megatron_python, *flags),
+        ]
+    )
+
+
+Serve = Callable[..., AbstractContextManager[Serving]]

@@ -1,0 +1,224 @@
+"""What a request may ask for, and what it may not, against one running server."""
+
+import json
+import math
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http
+from tests.e2e.serving import PROMPTS, Serving
+from tritonclient.utils import InferenceServerException
+
+BANANA, CAPITAL = PROMPTS[:2]
+LONG = "Count from one to twenty."
+
+
+def test_the_trained_model_knows_its_lines(llama: Serving) -> None:
+    reply = llama.ask([BANANA, CAPITAL])
+
+    assert reply.sentences[0].strip().startswith("Yellow")
+    assert reply.sentences[1].strip().startswith("Washington")
+    assert reply.finish_reason == ["stop", "stop"]
+
+
+def test_a_batch_is_its_rows(llama: Serving) -> None:
+    rows = PROMPTS[:4]
+    lengths = [5, 32, 1, 17]
+
+    together = llama.ask(rows, max_length=lengths)
+    alone = [llama.ask(prompt, max_length=length) for prompt, length in zip(rows, lengths, strict=True)]
+
+    assert together.sentences == [reply.sentences[0] for reply in alone]
+    assert together.completion_tokens == [reply.completion_tokens[0] for reply in alone]
+
+
+def test_greedy_rows_among_sampled_ones_equal_their_single_answers(llama: Serving) -> None:
+    choose = random.Random(0)
+    alone = {prompt: llama.ask(prompt, max_length=40).sentences[0] for prompt in PROMPTS}
+    clients: list[dict[str, Any]] = []
+    for index in range(32):
+        values: dict[str, Any] = {"max_length": choose.choice([3, 11, 40, 64])}
+        if index % 2:
+            values |= {
+                "temperature": choose.choice([0.3, 1.0, 2.5]),
+                "top_k": choose.choice([0, 2, 50]),
+                "top_p": choose.choice([0.0, 0.5, 0.95]),
+                "repetition_penalty": choose.choice([1.0, 1.3]),
+            }
+        else:
+            values["max_length"] = 40
+            values |= choose.choice([{}, {"use_greedy": True, "top_k": 9}, {"temperature": 0.0, "top_k": 0}])
+        clients.append({"prompts": PROMPTS[index % len(PROMPTS)], **values})
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        replies = list(pool.map(lambda values: llama.ask(**values), clients))
+
+    for values, reply in list(zip(clients, replies, strict=True))[::2]:
+        assert reply.sentences[0] == alone[values["prompts"]]
+    assert all(r.completion_tokens[0] <= v["max_length"] for v, r in zip(clients, replies, strict=True))
+
+
+def test_a_short_request_overtakes_a_long_one(llama: Serving) -> None:
+    finished: list[str] = []
+    long_sent = threading.Event()
+
+    def ask_long() -> None:
+        client = llama.ask.client()
+        pending = client.async_infer(llama.model, [_prompt(LONG), _max_length(400)])
+        long_sent.set()
+        pending.get_result()
+        finished.append("long")
+
+    thread = threading.Thread(target=ask_long)
+    thread.start()
+    long_sent.wait()
+    llama.ask(BANANA, max_length=1)
+    finished.append("short")
+    thread.join()
+
+    assert finished == ["short", "long"]
+
+
+def test_log_probabilities_of_the_answer_and_its_prompt(
+    llama: Serving, references: dict[str, list[dict[str, Any]]]
+) -> None:
+    reply = llama.ask(PROMPTS[:4], max_length=32, compute_logprob=True, n_top_logprobs=3, echo=True)
+
+    for index, expected in enumerate(references["llama"][:4]):
+        wanted = expected["prompt_log_probs"] + expected["log_probs"]
+        assert reply.sentences[index] == PROMPTS[index] + expected["text"]
+        assert reply.log_probs[index] == pytest.approx(wanted, abs=1e-3)
+        tops = expected["prompt_top_log_probs"] + expected["top_log_probs"]
+        for got, values in zip(reply.top_logprobs[index], tops, strict=True):
+            assert sorted(got.values(), reverse=True) == pytest.approx(values[:3], abs=1e-3)
+
+
+def test_without_echo_only_the_answer_has_log_probabilities(
+    llama: Serving, references: dict[str, list[dict[str, Any]]]
+) -> None:
+    reply = llama.ask(BANANA, max_length=32, compute_logprob=True)
+
+    assert reply.log_probs[0] == pytest.approx(references["llama"][0]["log_probs"], abs=1e-3)
+
+
+def test_rows_that_want_log_probabilities_run_with_rows_that_do_not(llama: Serving) -> None:
+    reply = llama.ask([BANANA, CAPITAL], compute_logprob=[True, False], echo=[True, False])
+
+    assert len(reply.log_probs[0]) == reply.prompt_tokens[0] - 1 + reply.completion_tokens[0]
+    assert reply.log_probs[1] == []
+
+
+def test_a_seed_gives_the_same_answer_whatever_else_runs(llama: Serving) -> None:
+    values: dict[str, Any] = {"random_seed": 0, "top_k": 0, "temperature": 3.0, "max_length": 24}
+    alone = llama.ask(BANANA, **values).sentences[0]
+
+    with ThreadPoolExecutor(9) as pool:
+        others = [pool.submit(llama.ask, LONG, top_k=0, temperature=3.0, max_length=40) for _ in range(8)]
+        again = pool.submit(llama.ask, BANANA, **values).result().sentences[0]
+        assert len({other.result().sentences[0] for other in others}) > 1, "rows without a seed should differ"
+
+    assert again == alone
+
+
+def test_stop_words_end_the_answer_before_them(llama: Serving) -> None:
+    whole = llama.ask(LONG, max_length=200).sentences[0]
+    word = whole.split()[3]
+
+    reply = llama.ask(LONG, max_length=200, stop_words=json.dumps(["never said", word]).encode())
+
+    assert reply.sentences[0] == whole[: whole.index(word)]
+    assert reply.finish_reason == ["stop"]
+
+
+def test_chat_messages_go_through_the_template(llama: Serving) -> None:
+    messages = json.dumps([{"role": "user", "content": BANANA}])
+
+    assert llama.ask(messages, apply_chat_template=True).sentences[0].strip().startswith("Yellow")
+
+
+def test_an_answer_ends_at_the_sequence_length(llama: Serving) -> None:
+    prompt = "abc " * 250
+
+    reply = llama.ask(prompt, max_length=1000, top_k=0, temperature=5.0, random_seed=1)
+
+    assert reply.prompt_tokens[0] + reply.completion_tokens[0] <= 1024
+
+
+NONSENSE: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
+    "empty prompt": ("", {}, "prompts has an empty text"),
+    "bytes that are no text": (b"\xff\xfe", {}, "not UTF-8"),
+    "prompt beyond the sequence length": ("abc " * 300, {}, "The prompt has 1200 tokens"),
+    "10 MB prompt": ("x" * 10_000_000, {}, "bytes"),
+    "negative length": (BANANA, {"max_length": -1}, "max_length is -1"),
+    "no length": (BANANA, {"max_length": 0}, "max_length is 0"),
+    "absurd length": (BANANA, {"max_length": 2**31 - 1}, "max_length is 2147483647"),
+    "beyond 32 bits": (BANANA, {"max_length": 2**62}, "max_length is"),
+    "NaN temperature": (BANANA, {"temperature": math.nan}, "temperature is nan"),
+    "negative temperature": (BANANA, {"temperature": -1.0}, "temperature is -1.0"),
+    "top_p above 1": (BANANA, {"top_p": 1.5}, "top_p is 1.5"),
+    "negative top_k": (BANANA, {"top_k": -2}, "top_k is -2"),
+    "more top tokens than the vocabulary": (BANANA, {"n_top_logprobs": 100_000}, "n_top_logprobs is 100000"),
+    "penalty of nothing": (BANANA, {"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+    "stop words that are no list": (BANANA, {"stop_words": b"END"}, "stop_words has to be a JSON list"),
+    "messages that are none": (BANANA, {"apply_chat_template": True}, "JSON list of messages"),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_is_the_clients_mistake(name: str, llama: Serving) -> None:
+    prompt, values, sentence = NONSENSE[name]
+
+    with pytest.raises(InferenceServerException) as error:
+        llama.ask(prompt, **values)
+
+    assert error.value.status() == "400"
+    assert sentence in error.value.message()
+
+
+def test_wrong_shapes_are_the_clients_mistake(llama: Serving) -> None:
+    flat = tritonclient.http.InferInput("prompts", [2], "BYTES")
+    flat.set_data_from_numpy(np.array([b"a", b"b"], dtype=np.object_))
+    wide = tritonclient.http.InferInput("prompts", [1, 2], "BYTES")
+    wide.set_data_from_numpy(np.array([[b"a", b"b"]], dtype=np.object_))
+
+    for tensor in (flat, wide):
+        with pytest.raises(InferenceServerException) as error:
+            llama.ask.client().infer(llama.model, [tensor])
+        assert error.value.status() == "400"
+
+
+def test_nonsense_disturbs_nobody_else(llama: Serving) -> None:
+    expected = llama.ask(LONG, max_length=100).sentences[0]
+
+    def misbehave(name: str) -> None:
+        prompt, values, _ = NONSENSE[name]
+        with pytest.raises(InferenceServerException):
+            llama.ask(prompt, **values)
+
+    with ThreadPoolExecutor(len(NONSENSE) + 1) as pool:
+        good = pool.submit(llama.ask, LONG, max_length=100)
+        for bad in [pool.submit(misbehave, name) for name in NONSENSE]:
+            bad.result()
+
+    assert good.result().sentences[0] == expected
+
+
+def test_one_bad_row_is_named(llama: Serving) -> None:
+    with pytest.raises(InferenceServerException, match=r"Row 1: The prompt has 1200 tokens"):
+        llama.ask([BANANA, "abc " * 300])
+
+
+def _prompt(text: str) -> tritonclient.http.InferInput:
+    tensor = tritonclient.http.InferInput("prompts", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
+    return tensor
+
+
+def _max_length(value: int) -> tritonclient.http.InferInput:
+    tensor = tritonclient.http.InferInput("max_length", [1, 1], "INT64")
+    tensor.set_data_from_numpy(np.array([[value]], dtype=np.int64))
+    return tensor
