@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.repository.deployment import Deployment
+from trition_repo_gen.runtime.settings import Settings
+
+
+def deployment(**changes: object) -> Deployment:
+    values = {"model_name": "llama", "model_repository": Path("models"), "settings": Settings(checkpoint="/c")}
+    return Deployment.model_validate({**values, **changes})
+
+
+@pytest.mark.parametrize("name", ["llama", "Llama-3.1_8B", "7b", "_x", "a" * 128])
+def test_names_that_triton_takes(name: str) -> None:
+    assert deployment(model_name=name).model_folder == Path("models") / name
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("", "model"),
+        (".hidden", "hidden"),
+        ("-x", "x"),
+        ("my model", "my-model"),
+        ("org/llama", "org-llama"),
+        ("../llama", "llama"),
+        ("llama\n", "llama"),
+        ("größe", "gr-e"),
+        ("a" * 129, "a" * 128),
+    ],
+)
+def test_names_that_triton_would_not_take(name: str, instead: str) -> None:
+    with pytest.raises(RepositoryError, match=rf"is no name for a Triton model.*write --model-name {instead}\."):
+        deployment(model_name=name)
+
+
+@pytest.mark.parametrize("changes", [{"model_version": 0}, {"max_batch_size": 0}, {"queue_timeout": -1}, {"colour": 1}])
+def test_values_out_of_range(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        deployment(**changes)
+
+
+def test_queue_timeout_is_seconds() -> None:
+    assert deployment(queue_timeout=1.5).queue_timeout_microseconds == 1_500_000
