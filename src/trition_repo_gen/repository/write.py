@@ -5,6 +5,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def write(folder: Path, version: int, files: Files, *, force: bool, check: Calla
         )
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _locked(repository):
+        with _locked(repository), _undisturbed():
             _remove_leftovers(repository)
             written = compare(folder, version, files)
             if written.outcome != "unchanged":
@@ -144,6 +145,16 @@ def _locked(repository: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM: a folder left by a build that they ended would keep tritonserver from starting."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _remove_leftovers(repository: Path) -> None:

@@ -1,6 +1,7 @@
 import ctypes
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,6 +155,19 @@ class TestFailure:
         finally:
             os.close(other)
         assert put(folder, files()) == Written("unchanged")
+
+    def test_sigterm_waits_until_the_folder_is_whole(self, folder: Path) -> None:
+        put(folder, files())
+        program = (
+            "import os, signal, sys; from pathlib import Path, PurePosixPath\n"
+            "from trition_repo_gen.repository.write import write\n"
+            "files = {PurePosixPath('config.pbtxt'): b'new'}\n"
+            "term = lambda staged: os.kill(os.getpid(), signal.SIGTERM)\n"
+            "write(Path(sys.argv[1]), 1, files, force=False, check=term)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program, str(folder)], check=False)
+        assert done.returncode == -signal.SIGTERM
+        assert tree(folder) == {"config.pbtxt": b"new"}
 
     def test_a_killed_build_leaves_the_old_model_and_the_next_one_cleans_up(self, folder: Path) -> None:
         put(folder, files())
