@@ -77,8 +77,6 @@ def prepare(server: TritonServer, environment: Mapping[str, str] | None = None) 
     launch = dict(os.environ if environment is None else environment)
     # The stub embeds a Python: a home that belongs to another one breaks it. PYTHONPATH it does not read; ranks may.
     launch.pop("PYTHONHOME", None)
-    # Its log goes through a pipe; without this the stub's prints would wait for a full buffer.
-    launch["PYTHONUNBUFFERED"] = "1"
     if not server.from_wheel:
         _check_packages(_probe("python3", launch))
         return Launch((), launch)
