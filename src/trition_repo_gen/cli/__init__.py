@@ -42,9 +42,13 @@ def _root(
     pass
 
 
-for _name in ("build", "serve", "deploy", "query"):
-    if find_spec(f"{__name__}.{_name}"):
-        importlib.import_module(f"{__name__}.{_name}").register(app)
+# After `app`, since the commands' own modules are parts of this package.
+from trition_repo_gen.cli import build, deploy, serve  # noqa: E402
+
+for _command in (build, serve, deploy):
+    _command.register(app)
+if find_spec(f"{__name__}.query"):
+    importlib.import_module(f"{__name__}.query").register(app)
 
 
 def main() -> None:
