@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def references(
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path], megatron_python: Path) -> Serve:
-    """Build a repository for one of the checkpoints and serve it: `with serve("llama", "--num-gpus", "2") as serving`."""
+    """Build a repository for a checkpoint and serve it: `with serve("llama", "--num-gpus", "2") as serving`."""
 
     @contextlib.contextmanager
     def serving(name: str, *flags: str) -> Iterator[Serving]:
@@ -64,15 +64,21 @@ def serve(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]
         build(checkpoints[name], name, repository, megatron_python, *flags)
         http, grpc, metrics = free_ports(3)
         log: list[str] = []
+        listeners: list[Callable[[str], None]] = [log.append]
+
+        def on_line(line: str) -> None:
+            for listener in list(listeners):
+                listener(line)
+
         with running_server(
             repository,
             http_port=http,
             grpc_port=grpc,
             metrics_port=metrics,
             ready_within=READY_SECONDS,
-            on_line=log.append,
+            on_line=on_line,
         ) as server:
-            yield Serving(server, name, Asker(f"127.0.0.1:{http}", name), log)
+            yield Serving(server, name, Asker(f"127.0.0.1:{http}", name), log, listeners)
 
     return serving
 

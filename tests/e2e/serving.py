@@ -44,9 +44,9 @@ PROMPTS = [
 ]
 
 
-def run(command: Sequence[str | Path]) -> None:
+def run(command: Sequence[str | Path], cwd: Path | None = None) -> None:
     """Run a command that has to succeed."""
-    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    completed = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stdout[-1000:] + completed.stderr[-4000:]
 
 
@@ -107,6 +107,8 @@ class Serving:
     model: str
     ask: Asker
     log: list[str]
+    listeners: list[Callable[[str], None]]
+    """Called with each further line of the log."""
 
     @property
     def http(self) -> str:

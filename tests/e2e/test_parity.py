@@ -25,10 +25,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(layout: str, serve: Serve, references: dict[str, list[dict[str, Any]]]) -> None:
     name, flags = LAYOUTS[layout]
-    with serve(name, "--params-dtype", "float32", *flags) as serving:
+    with serve(name, *flags) as serving, ThreadPoolExecutor(len(PROMPTS)) as pool:
         # One request a prompt, all at once, so that every replica gets some.
-        with ThreadPoolExecutor(len(PROMPTS)) as pool:
-            replies = list(pool.map(lambda prompt: serving.ask(prompt, max_length=32, compute_logprob=True), PROMPTS))
+        replies = list(pool.map(lambda prompt: serving.ask(prompt, max_length=32, compute_logprob=True), PROMPTS))
 
     assert_same_answers(replies, references[name])
 

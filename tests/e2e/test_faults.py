@@ -1,0 +1,162 @@
+"""Ranks that die, ranks that never start, servers that are killed: nobody hangs, nothing is left."""
+
+import os
+import select
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build, free_ports
+from tritonclient.utils import InferenceServerException
+
+from trition_repo_gen.server import Server, ServerExitedError, running_server
+from trition_repo_gen.server.descendants import marked_processes
+
+LONG = "Count from one to twenty."
+
+
+def rank_processes(server: Server) -> dict[int, int]:
+    """Return the ids of the ranks' processes by rank, from their environment."""
+    found = {}
+    for pid in marked_processes(server.mark):
+        variables = dict(entry.split(b"=", 1) for entry in _environment(pid) if b"=" in entry)
+        if b"RANK" in variables:
+            found[int(variables[b"RANK"])] = pid
+    return found
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def wait_for_end(pids: list[int], seconds: float) -> None:
+    """Wait until these processes have ended."""
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        readable, _, _ = select.select([descriptor], [], [], seconds)
+        os.close(descriptor)
+        assert readable, f"process {pid} lives on"
+
+
+@pytest.fixture(scope="module")
+def two_ranks(serve: Serve) -> Any:
+    with serve("llama", "--tensor-parallel-size", "2") as serving:
+        yield serving
+
+
+def test_a_killed_rank_fails_what_runs_and_comes_back(two_ranks: Serving) -> None:
+    expected = two_ranks.ask(PROMPTS[0]).sentences
+    killed = rank_processes(two_ranks.server)
+    assert sorted(killed) == [0, 1]
+    back = LogLine(two_ranks, "2 ranks take requests")
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [
+            pool.submit(two_ranks.ask, LONG, max_length=900, top_k=0, temperature=9.0, random_seed=seed)
+            for seed in range(4)
+        ]
+        two_ranks.ask(PROMPTS[0], max_length=1)  # answered by a step that the others take part in
+        os.kill(killed[1], signal.SIGKILL)
+        for request in running:
+            with pytest.raises(InferenceServerException, match="Rank 1 of the model died") as error:
+                request.result()
+            assert error.value.status() == "503"
+
+    assert any("rank 1 died (start 1 of 4)" in line for line in two_ranks.log)
+    with pytest.raises(InferenceServerException, match="being started again"):
+        two_ranks.ask(PROMPTS[0])
+    back.wait()
+    assert two_ranks.ask(PROMPTS[0]).sentences == expected
+    wait_for_end(list(killed.values()), 30)
+
+
+def test_a_killed_leader_fails_what_runs_and_comes_back(two_ranks: Serving) -> None:
+    expected = two_ranks.ask(PROMPTS[0]).sentences
+    back = LogLine(two_ranks, "2 ranks take requests")
+
+    os.kill(rank_processes(two_ranks.server)[0], signal.SIGKILL)
+
+    back.wait()
+    assert two_ranks.ask(PROMPTS[0]).sentences == expected
+
+
+def test_nothing_survives_a_killed_tritonserver(two_ranks: Serving) -> None:
+    processes = marked_processes(two_ranks.server.mark)
+    assert len(processes) >= 5  # tritonserver, the stub, torchrun, two ranks
+
+    os.kill(two_ranks.server.pid, signal.SIGKILL)
+
+    wait_for_end(processes, 30)
+
+
+def test_nothing_survives_a_killed_stub(serve: Serve) -> None:
+    with serve("llama") as serving:
+        ranks = rank_processes(serving.server)
+        (stub,) = [
+            pid for pid in marked_processes(serving.server.mark) if _program(pid) == "triton_python_backend_stub"
+        ]
+
+        os.kill(stub, signal.SIGKILL)
+
+        wait_for_end(list(ranks.values()), 30)
+
+
+def test_ranks_that_cannot_start_end_tritonserver_with_the_reason(
+    tmp_path: Path, checkpoints: dict[str, Path], megatron_python: Path
+) -> None:
+    build(checkpoints["llama"], "broken", tmp_path, megatron_python)
+    config = tmp_path / "broken/config.pbtxt"
+    text = config.read_text()
+    config.write_text(text.replace(str(checkpoints["llama"]), "/nowhere"))
+    http, grpc, metrics = free_ports(3)
+
+    with (
+        pytest.raises(ServerExitedError, match=r"Rank 0 cannot start: .*nowhere"),
+        running_server(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=READY_SECONDS),
+    ):
+        pass
+
+
+def test_an_interpreter_that_is_not_there_is_named(
+    tmp_path: Path, checkpoints: dict[str, Path], megatron_python: Path
+) -> None:
+    build(checkpoints["llama"], "pythonless", tmp_path, Path("/nowhere/python"))
+    http, grpc, metrics = free_ports(3)
+
+    with (
+        pytest.raises(ServerExitedError, match="RANK_PYTHON is '/nowhere/python', which cannot be run"),
+        running_server(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=READY_SECONDS),
+    ):
+        pass
+
+
+class LogLine:
+    """Waits for the next line of the server's log that has a text in it."""
+
+    def __init__(self, serving: Serving, text: str):
+        self._found = threading.Event()
+        self._text = text
+        serving.listeners.append(self._look)
+
+    def _look(self, line: str) -> None:
+        if self._text in line:
+            self._found.set()
+
+    def wait(self) -> None:
+        assert self._found.wait(READY_SECONDS), f"no line with {self._text!r} came"
+
+
+def _program(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name
+    except OSError:
+        return ""
