@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .patching import replace
+from .patching import replace, require_module
 
 CPU = torch.device("cpu")
 # Factories that Megatron calls with pin_memory=True or device="cuda". torch refuses to pin memory without a driver.
@@ -130,6 +130,9 @@ def install_cuda() -> None:
 
 def install_unpinned_memory() -> None:
     """Let tensor factories ignore `pin_memory` and put on the CPU what is asked for on `cuda`."""
+    # `with torch.device("meta")`, which transformers loads models in, knows the factories by identity. It collects them
+    # at its first use and keeps them: that has to happen before.
+    require_module("torch", "torch.utils._device")._device_constructors()
     for name in FACTORIES:
         replace("torch", torch, name, _on_cpu(getattr(torch, name)))
     replace("torch", torch.Tensor, "pin_memory", _itself())

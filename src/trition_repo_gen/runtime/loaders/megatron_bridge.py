@@ -1,0 +1,99 @@
+"""A Megatron-Bridge checkpoint becomes this rank's part of the model, cut as the settings say.
+
+Importing this module imports Megatron-Bridge. Where there is no GPU, `cpu.install` has to come before it and
+`cpu.after_import` after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import megatron.bridge  # noqa: F401  # registers the model families that run_config.yaml may name
+import torch
+from megatron.bridge.training.model_load_save import build_and_load_model, load_model_config
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+from ..settings import Settings
+from . import core_fixes, layout, tokenizer, weights
+from .errors import LoadError
+
+__all__ = ["LoadError", "LoadedModel", "kv_block_size", "load"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What serving needs of a checkpoint."""
+
+    model: torch.nn.Module
+    """This rank's part, in eval mode, on this rank's device; `model.config` is its `TransformerConfig`."""
+    tokenizer: Any
+    """A fast tokenizer of `transformers`."""
+    eos_ids: list[int]
+    """Tokens that end an answer, the tokenizer's own first; empty where the checkpoint knows none."""
+    vocab_size: int
+    """Rows of the vocabulary before padding. The tokenizer may know fewer."""
+
+
+def kv_block_size(model_config: Any) -> int:
+    """Return the tokens per block of the KV cache.
+
+    FlashMLA reads blocks of 64 (megatron-core's dynamic_context.py:297 asserts it); FlashAttention wants 256. On a CPU
+    small blocks waste less of a small cache.
+    """
+    latents = isinstance(model_config, MLATransformerConfig) or getattr(model_config, "multi_latent_attention", False)
+    return 64 if latents or not torch.cuda.is_available() else 256
+
+
+def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedModel:
+    """Load this rank's part of the checkpoint. Collective: all ranks of the world call it.
+
+    Sets up Megatron's process groups on top of torch.distributed, which has to be initialized.
+
+    Args:
+        settings: the deployment.
+        device_is_cpu: whether the CPU backend is installed.
+        progress: takes one line about what goes on, several times.
+
+    Returns:
+        the model's part, and what belongs to it.
+
+    Raises:
+        LoadError: the checkpoint lacks a weight or a tokenizer, or cannot be cut like that.
+    """
+    started = time.monotonic()
+    checkpoint = Path(settings.checkpoint)
+    progress(f"reading {checkpoint}")
+    words = tokenizer.load(checkpoint, settings.tokenizer)
+    config, megatron_lm_arguments = load_model_config(str(checkpoint))
+    layout.apply(config, settings)
+    if device_is_cpu:
+        from .. import cpu
+
+        cpu.adapt_config(config)
+    core_fixes.apply()
+    layout.check(config, settings)
+    parallel_state.initialize_model_parallel(**layout.group_sizes(config))
+    model_parallel_cuda_manual_seed(0)
+
+    progress(f"building {type(config).__name__} as {settings.params_dtype}, {layout.describe(settings)}")
+    with weights.checked(checkpoint, settings.legacy_checkpoint, progress):
+        models = build_and_load_model(
+            str(checkpoint),
+            config,
+            model_type=None if megatron_lm_arguments is None else "gpt",
+            megatron_args=megatron_lm_arguments,
+            use_cpu_init=device_is_cpu,
+        )
+    progress(f"loaded in {time.monotonic() - started:.1f} s")
+    return LoadedModel(
+        model=models[0].eval(),
+        tokenizer=words.tokenizer,
+        eos_ids=words.eos_ids,
+        vocab_size=getattr(config, "vocab_size", None) or len(words.tokenizer),
+    )
