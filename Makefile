@@ -45,6 +45,9 @@ lock: $(UV)
 	    locks/base.in -o locks/base.txt
 	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
 	    --override locks/megatron-overrides.txt locks/megatron.in -o locks/megatron.txt
+	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	    --python-platform x86_64-manylinux_2_28 \
+	    --override locks/megatron-gpu-overrides.txt locks/megatron-gpu.in -o locks/megatron-gpu.txt
 
 # make clean  remove the environments and what was made with them
 clean:
