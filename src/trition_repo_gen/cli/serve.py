@@ -82,7 +82,7 @@ SERVE = FlagGroup(
             "--tritonserver",
             metavar="PATH",
             help="The tritonserver to start. "
-            "[dim]\\[default: $TRITONSERVER, PATH's, /opt/tritonserver's, the nvidia-pytriton wheel's][/]",
+            "[default: $TRITONSERVER, PATH's, /opt/tritonserver's, the nvidia-pytriton wheel's]",
             rich_help_panel=_PANEL,
         ),
         "forwarded": Argument(metavar="[-- OPTIONS]", help="Options for tritonserver, as they are."),

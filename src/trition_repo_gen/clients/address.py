@@ -1,0 +1,64 @@
+"""Where a server is: what users write as a URL."""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from trition_repo_gen.errors import QueryError
+
+Protocol = Literal["http", "https", "grpc", "grpcs"]
+
+_DEFAULT_PORTS: dict[Protocol, int] = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_FORM = "write HOST, HOST:PORT, http://HOST:PORT or grpc://HOST:PORT"
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """A host, a port, and what is spoken there."""
+
+    protocol: Protocol
+    host: str
+    port: int
+
+    @property
+    def netloc(self) -> str:
+        """`host:port`, as tritonclient takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.protocol.endswith("s")
+
+    @property
+    def grpc(self) -> bool:
+        """Whether gRPC is spoken."""
+        return self.protocol.startswith("grpc")
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.netloc}"
+
+
+def parse_url(url: str) -> ServerAddress:
+    """Read `host`, `host:port` or either after `http://`, `https://`, `grpc://` or `grpcs://`.
+
+    Without a scheme it is HTTP; without a port, 8000 for HTTP and 8001 for gRPC. A wildcard address such as 0.0.0.0,
+    which a server may be bound to, means this machine.
+
+    Raises:
+        QueryError: it is none of these.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError as error:
+        raise QueryError(f"The URL {url!r} cannot be read ({error}); {_FORM}.") from None
+    protocol = next((known for known in _DEFAULT_PORTS if known == scheme), None)
+    if protocol is None:
+        raise QueryError(f"The URL {url!r} has the scheme {scheme!r}; {_FORM}.")
+    if not host:
+        raise QueryError(f"The URL {url!r} has no host; {_FORM}.")
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
+        raise QueryError(f"The URL {url!r} says more than where the server is; {_FORM}.")
+    return ServerAddress(protocol, _HERE.get(host, host), _DEFAULT_PORTS[protocol] if port is None else port)

@@ -1,0 +1,196 @@
+"""A client of a language model: prompts and per-row parameters in, typed answers out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trition_repo_gen.errors import QueryError
+
+from .address import parse_url
+from .triton import TritonModel, column
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: `[{"role": "user", "content": "..."}]`."""
+Prompt = str | Messages
+
+_DTYPES: dict[str, type[np.generic]] = {
+    "max_length": np.int64,
+    "top_k": np.int64,
+    "top_p": np.float32,
+    "temperature": np.float32,
+    "random_seed": np.int64,
+    "repetition_penalty": np.float32,
+    "use_greedy": np.bool_,
+    "echo": np.bool_,
+    "apply_chat_template": np.bool_,
+    "compute_logprob": np.bool_,
+    "n_top_logprobs": np.int64,
+}
+_MAX_INT = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer to one row."""
+
+    text: str
+    finish_reason: str
+    """"stop" or "length"."""
+    prompt_tokens: int
+    completion_tokens: int
+    log_probs: tuple[float, ...] | None = None
+    """Natural logarithms, one a token; None when no row asked for them, here and below."""
+    top_logprobs: list[dict[str, float]] | None = None
+    """For each token, the most likely tokens and their logarithms."""
+
+
+class LLMClient:
+    """A connection to one language model. For one thread at a time.
+
+    Args:
+        url: see `parse_url`.
+        model_name: the model's name in Triton.
+        timeout: seconds that an answer may take.
+
+    Raises:
+        QueryError: the URL cannot be read.
+    """
+
+    def __init__(self, url: str, model_name: str, *, timeout: float = 600.0) -> None:
+        self._model = TritonModel(parse_url(url), model_name, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._model.close()
+
+    def wait_ready(self, seconds: float = 60.0) -> None:
+        """Wait until the server and the model answer.
+
+        Raises:
+            QueryError: the server has no such model, or time ran out; the text says what was waited for.
+        """
+        self._model.wait_ready(seconds)
+
+    def infer(self, prompts: Sequence[Prompt], **parameters: Any) -> list[Completion]:
+        """Send one request and return one answer per prompt, in order.
+
+        Args:
+            prompts: N texts; with `apply_chat_template` conversations, as lists of messages or as their JSON.
+            parameters: `max_length`, `top_k`, `top_p`, `temperature`, `random_seed`, `repetition_penalty`,
+                `use_greedy`, `echo`, `apply_chat_template`, `compute_logprob`, `n_top_logprobs`: one value for all
+                rows, or a list of N. `stop_words`: a list of texts for all rows, or N such lists. None leaves the
+                server's default.
+
+        Raises:
+            QueryError: a parameter is unknown or unfit, or the server refused the request.
+            ServerFailedError: the server failed, or did not answer in time.
+        """
+        wanted = ["sentences", "finish_reason", "prompt_tokens", "completion_tokens"]
+        outputs = self.infer_arrays(prompts, wanted, with_lengths=True, **parameters)
+        rows = len(prompts)
+        missing = [name for name in wanted if name not in outputs]
+        if missing:
+            raise QueryError(f"The model has no output {missing[0]}; it was not written by trgen.")
+        log_probs = outputs.get("log_probs")
+        lengths = outputs.get("log_probs_lengths")
+        top = outputs.get("top_logprobs")
+        return [
+            Completion(
+                text=decode(outputs["sentences"][row, 0]),
+                finish_reason=decode(outputs["finish_reason"][row, 0]),
+                prompt_tokens=int(outputs["prompt_tokens"][row, 0]),
+                completion_tokens=int(outputs["completion_tokens"][row, 0]),
+                log_probs=(
+                    None
+                    if log_probs is None or lengths is None
+                    else tuple(float(value) for value in log_probs[row, : int(lengths[row, 0])])
+                ),
+                top_logprobs=None if top is None else json.loads(decode(top[row, 0])),
+            )
+            for row in range(rows)
+        ]
+
+    def infer_arrays(
+        self, prompts: Sequence[Prompt], outputs: Sequence[str], *, with_lengths: bool = False, **parameters: Any
+    ) -> dict[str, NDArray[Any]]:
+        """Send one request and return its outputs as they are on the wire, the batch's dimension first.
+
+        Args:
+            prompts: as for `infer`.
+            outputs: names of outputs. `log_probs` FP32 (N, L), padded with 0, and `top_logprobs` BYTES (N, 1), JSON,
+                are added where the parameters ask for them.
+            with_lengths: whether `log_probs_lengths` INT64 (N, 1) is wanted with `log_probs`.
+            parameters: as for `infer`.
+
+        Raises:
+            as `infer`.
+        """
+        if not prompts:
+            raise QueryError("There is no prompt; send at least one.")
+        inputs = {"prompts": column([_encode_prompt(prompt) for prompt in prompts], np.object_)}
+        for name, value in parameters.items():
+            if value is not None:
+                inputs[name] = _tensor(name, value, len(prompts))
+        wanted = list(outputs)
+        if np.any(inputs.get("compute_logprob", False)):
+            wanted += ["log_probs", "log_probs_lengths"] if with_lengths else ["log_probs"]
+        if np.any(inputs.get("n_top_logprobs", 0)):
+            wanted.append("top_logprobs")
+        return self._model.infer(inputs, wanted)
+
+
+def decode(value: bytes) -> str:
+    """Return text of the wire; a token sequence may end in the middle of a character."""
+    return value.decode(errors="replace")
+
+
+def _tensor(name: str, value: Any, rows: int) -> NDArray[Any]:
+    if name == "stop_words":
+        return column([json.dumps(words).encode() for words in _stop_words(value, rows)], np.object_)
+    if name not in _DTYPES:
+        raise QueryError(f"There is no parameter {name!r}; there are {', '.join([*_DTYPES, 'stop_words'])}.")
+    values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * rows
+    if len(values) != rows:
+        raise QueryError(f"{name} has {len(values)} values for {rows} prompts; give one value, or one per prompt.")
+    for each in values:
+        _check_value(name, each)
+    return column(values, _DTYPES[name])
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Refuse what numpy would silently turn into another value; what it means is the server's to judge."""
+    kind = np.dtype(_DTYPES[name]).kind
+    if kind == "b" and not isinstance(value, bool | np.bool_):
+        raise QueryError(f"{name} is {value!r}; it has to be True or False.")
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if kind == "i" and not (whole and -_MAX_INT <= int(value) <= _MAX_INT):
+        raise QueryError(f"{name} is {value!r}; it has to be a whole number of 64 bits.")
+    if kind == "f" and not (whole or isinstance(value, float | np.floating)):
+        raise QueryError(f"{name} is {value!r}; it has to be a number.")
+
+
+def _stop_words(value: Any, rows: int) -> list[list[str]]:
+    lists = [value] * rows if all(isinstance(word, str) for word in value) and not isinstance(value, str) else value
+    fits = not isinstance(lists, str) and len(lists) == rows
+    if not fits or not all(
+        isinstance(words, list | tuple) and all(isinstance(w, str) for w in words) for words in lists
+    ):
+        raise QueryError(f"stop_words is {value!r}; give a list of texts, or one such list per prompt ({rows}).")
+    return [list(words) for words in lists]
+
+
+def _encode_prompt(prompt: Prompt) -> bytes:
+    return (prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)).encode()

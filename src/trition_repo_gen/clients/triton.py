@@ -1,0 +1,155 @@
+"""One model of a Triton server, over HTTP or gRPC alike, with errors as sentences.
+
+tritonclient is imported when a connection is made: it takes longer than the rest of a command line's start.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trition_repo_gen.errors import QueryError
+
+from .address import ServerAddress
+from .errors import RequestTooSlowError, ServerFailedError, from_triton
+
+_POLL_INTERVAL = 0.1
+_PROBE_SECONDS = 5.0
+_DATATYPES = {"O": "BYTES", "i": "INT64", "f": "FP32", "b": "BOOL"}
+"""By the kind of the array's dtype; the arrays are made here, as object, int64, float32 and bool."""
+
+
+class TritonModel:
+    """A connection to one model. Not for several threads at once: tritonclient's connections are not.
+
+    Args:
+        address: where the server is.
+        name: the model's name.
+        timeout: seconds that an answer may take.
+    """
+
+    def __init__(self, address: ServerAddress, name: str, timeout: float) -> None:
+        self.address = address
+        self.name = name
+        self._timeout = timeout
+        if address.grpc:
+            import tritonclient.grpc as tritonclient
+
+            options: dict[str, Any] = {}
+        else:
+            import tritonclient.http as tritonclient
+
+            options = {"connection_timeout": _PROBE_SECONDS, "network_timeout": timeout}
+        self._tritonclient = tritonclient
+        self._connection = tritonclient.InferenceServerClient(address.netloc, ssl=address.encrypted, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until the server and the model answer; return at once if they do.
+
+        Raises:
+            QueryError: the server has no model of this name.
+            ServerFailedError: time ran out; the text says what was waited for.
+        """
+        deadline = time.monotonic() + seconds
+        while (missing := self._first_missing()) is not None:
+            if time.monotonic() >= deadline:
+                raise ServerFailedError(f"Waited {seconds:g} s for {missing}.")
+            time.sleep(_POLL_INTERVAL)
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Send one request and return the outputs that came.
+
+        Args:
+            inputs: arrays of object (bytes), int64, float32 or bool, the batch's dimension first.
+            outputs: names of the wanted outputs.
+
+        Raises:
+            QueryError: the server refused the request.
+            ServerFailedError: it failed, or did not answer in time.
+        """
+        tensors = []
+        for name, array in inputs.items():
+            tensor = self._tritonclient.InferInput(name, list(array.shape), _DATATYPES[array.dtype.kind])
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        wanted = [self._tritonclient.InferRequestedOutput(name) for name in outputs]
+        options = {"client_timeout": self._timeout} if self.address.grpc else {}
+        try:
+            with self._translated():
+                result = self._connection.infer(self.name, tensors, outputs=wanted, **options)
+        except RequestTooSlowError:
+            raise RequestTooSlowError(
+                f"Waited {self._timeout:g} s for an answer of model {self.name} at {self.address}."
+            ) from None
+        arrays = {name: result.as_numpy(name) for name in outputs}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def _first_missing(self) -> str | None:
+        """Return what does not answer, in words, or None."""
+        options = {"client_timeout": _PROBE_SECONDS} if self.address.grpc else {}
+        try:
+            with self._translated():
+                if self._connection.is_model_ready(self.name, **options):
+                    return None
+        except QueryError as error:
+            if isinstance(error, ServerFailedError):
+                return f"a Triton server at {self.address} to answer ({error})"
+        # A server's index has the models that are not loaded yet, too.
+        held = self._held_models(options)
+        if held and self.name not in held:
+            raise QueryError(
+                f"The server at {self.address} has no model {self.name!r}; it has {', '.join(sorted(held))}."
+            )
+        reason = held.get(self.name)
+        return f"model {self.name} at {self.address} to be ready{f' ({reason})' if reason else ''}"
+
+    def _held_models(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Return why each of the server's models is not ready, by name; nothing when the server does not tell."""
+        try:
+            with self._translated():
+                index = self._connection.get_model_repository_index(**options)
+        except QueryError:
+            return {}
+        if self.address.grpc:
+            return {model.name: model.reason for model in index.models}
+        return {model["name"]: model.get("reason", "") for model in index}
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what tritonclient raises into a QueryError."""
+        from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            raise from_triton(error.status(), error.message() or "") from None
+        except TimeoutError:
+            raise RequestTooSlowError("no answer came in time") from None
+        except HTTPConnectionClosed:
+            raise ServerFailedError("The server closed the connection instead of answering.") from None
+        except HTTPParseError:
+            raise ServerFailedError(f"What listens at {self.address} does not speak HTTP.") from None
+        except OSError as error:
+            raise ServerFailedError(error.strerror or str(error) or type(error).__name__) from None
+
+
+def column(values: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return the values as an array of shape (N, 1)."""
+    return np.array(values, dtype=dtype).reshape(len(values), 1)
