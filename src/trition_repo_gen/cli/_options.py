@@ -124,7 +124,7 @@ BUILD = FlagGroup(
             min=1,
             help="After which ranks that are not ready count as dead.",
         ),
-        "debug_mode": Option("--debug-mode", "-dm", help="Log every request and step."),
+        "debug_mode": Option("--debug-mode", "-dm", help="Log requests and all that ranks write."),
         "dry_run": Option("--dry-run", help="Print the tree and config.pbtxt, write nothing."),
         "force": Option("--force", help="Replace a model that trgen did not write."),
     },

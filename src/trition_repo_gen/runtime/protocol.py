@@ -12,8 +12,10 @@ FRONTEND_VARIABLE = "TRGEN_FRONTEND"
 """Environment variable with the stub's ZeroMQ endpoint."""
 SETTINGS_VARIABLE = "TRGEN_SETTINGS"
 """Environment variable with the deployment's parameters as JSON."""
+REMOTE_FRONTEND_VARIABLE = "TRGEN_REMOTE_FRONTEND"
+"""Environment variable with the stub's endpoint for ranks of other nodes; only with several nodes."""
 RUN_FOLDER_VARIABLE = "TRGEN_RUN_FOLDER"
-"""Environment variable with the folder of sockets and logs of this start."""
+"""Environment variable with the folder of sockets and logs of this start; only on the stub's node."""
 
 ErrorKind = Literal["INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"]
 """Names of `pb_utils.TritonError`'s codes; HTTP answers 400, 503, 499 and 500."""
@@ -62,12 +64,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Hello:
-    """A rank lives. `attempt` counts the group's restarts."""
+    """A rank lives. `attempt` counts the restarts; `local` says whether it runs on the stub's node."""
 
     rank: int
     pid: int
     attempt: int
-    node: str
+    local: bool
+    local_rank: int
 
 
 @dataclass(frozen=True)

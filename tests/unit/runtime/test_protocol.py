@@ -6,7 +6,7 @@ from trition_repo_gen.runtime.protocol import Answer, Done, Generate, Hello, Row
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(3, 4711, 1, "node/0"),
+        Hello(rank=3, pid=4711, attempt=1, local=True, local_rank=1),
         Generate(7, Row(prompt="Hi", stop_words=["\n"], seed=2**63 - 1)),
         Done(
             7,

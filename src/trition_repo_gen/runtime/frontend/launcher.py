@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..lifeline import PARENT_VARIABLE
-from ..protocol import FRONTEND_VARIABLE, RUN_FOLDER_VARIABLE, SETTINGS_VARIABLE
+from ..protocol import FRONTEND_VARIABLE, REMOTE_FRONTEND_VARIABLE, RUN_FOLDER_VARIABLE, SETTINGS_VARIABLE
 from ..settings import Settings
 
 _STOP_SECONDS = 3
@@ -41,8 +41,11 @@ class Launcher:
         """Where the stub listens for the ranks of this node."""
         return f"ipc://{self.folder}/frontend"
 
-    def start(self) -> int:
+    def start(self, remote_endpoint: str | None) -> int:
         """Start torchrun; return its process id.
+
+        Args:
+            remote_endpoint: where the stub listens for the ranks of other nodes.
 
         Raises:
             LaunchError: the interpreter that RANK_PYTHON names cannot be run.
@@ -57,7 +60,7 @@ class Launcher:
             output = None if self._settings.debug_mode else log
             self._process = subprocess.Popen(
                 [python, str(self._script), *self._arguments()],
-                env=self._environment(),
+                env=self._environment(remote_endpoint),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -111,7 +114,7 @@ class Launcher:
             arguments["--tee"] = "3"
         return [part for pair in arguments.items() for part in pair]
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, remote_endpoint: str | None) -> dict[str, str]:
         environment = dict(os.environ)
         # What Triton's stub needs to find its own Python would mislead the ranks' Python.
         for name in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"):
@@ -122,7 +125,9 @@ class Launcher:
             RUN_FOLDER_VARIABLE: str(self.folder),
             PARENT_VARIABLE: str(os.getpid()),
         }
-        if self._settings.num_nodes == 1:
+        if remote_endpoint is not None:
+            environment[REMOTE_FRONTEND_VARIABLE] = remote_endpoint
+        else:
             # A host's name need not resolve, and nothing has to leave it.
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
             environment.setdefault("NCCL_SOCKET_IFNAME", "lo")

@@ -3,6 +3,8 @@
 import json
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,14 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         script = Path(args["model_repository"], args["model_version"], "model.py")
         try:
-            self._ranks = Ranks(Settings.from_parameters(parameters), script, self._log)
+            settings = Settings.from_parameters(parameters)
+            self._ranks = Ranks(settings, script, self._log)
             limits = self._ranks.start()
         except (SettingsError, RanksError) as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes
         self._slots = _Slots(limits.slots)
+        self._log_request = self._log if settings.debug_mode else None
 
     def execute(self, requests: list[Any]) -> None:
         """Submit the requests' rows; answers go through each request's response sender."""
@@ -50,7 +54,8 @@ class TritonPythonModel:
                 _send_error(sender, "INVALID_ARG", str(error))
                 continue
             self._slots.acquire(len(rows))
-            _PendingRequest(rows, sender, request.requested_output_names(), self._slots).submit(self._ranks)
+            wanted = request.requested_output_names()
+            _PendingRequest(rows, sender, wanted, self._slots, self._log_request).submit(self._ranks)
 
     def finalize(self) -> None:
         """End the ranks."""
@@ -82,7 +87,9 @@ class _Slots:
 class _PendingRequest:
     """A request whose rows are with the ranks. Its methods run on the ranks' thread, except `submit`."""
 
-    def __init__(self, rows: list[Row], sender: Any, wanted: list[str], slots: _Slots):
+    def __init__(
+        self, rows: list[Row], sender: Any, wanted: list[str], slots: _Slots, log: Callable[[str], None] | None
+    ):
         self._rows = rows
         self._sender = sender
         self._wanted = frozenset(wanted)
@@ -90,8 +97,12 @@ class _PendingRequest:
         self._answers: list[Answer | None] = [None] * len(rows)
         self._left = len(rows)
         self._refused: Refused | None = None
+        self._log = log
+        self._started = time.monotonic()
 
     def submit(self, ranks: Ranks) -> None:
+        if self._log is not None:
+            self._log(f"request with {len(self._rows)} rows, outputs {sorted(self._wanted)}: {self._rows}")
         for index, row in enumerate(self._rows):
             ranks.submit(row, lambda outcome, index=index: self._settle(index, outcome))  # type: ignore[misc]
 
@@ -104,6 +115,9 @@ class _PendingRequest:
             self._refused = outcome
             prefix = f"Row {index}: " if len(self._rows) > 1 and outcome.kind == "INVALID_ARG" else ""
             _send_error(self._sender, outcome.kind, prefix + outcome.message)
+        if self._left == 0 and self._log is not None:
+            tokens = sum(answer.completion_tokens for answer in self._answers if answer is not None)
+            self._log(f"request done after {time.monotonic() - self._started:.3f} s, {tokens} new tokens")
         if self._left == 0 and self._refused is None:
             answers = [answer for answer in self._answers if answer is not None]
             tensors = [

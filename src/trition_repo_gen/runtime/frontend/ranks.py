@@ -135,7 +135,7 @@ class Ranks:
             self._poller.register(router, zmq.POLLIN)
             self._poller.register(self._bell, zmq.POLLIN)
             self._deadline = time.monotonic() + self._settings.start_timeout
-            self._watch(self._launcher.start(), None)
+            self._watch(self._launcher.start(self._listen_for_other_nodes(router)), None)
             while self._serve_events(router):
                 pass
         except LaunchError as error:
@@ -147,6 +147,12 @@ class Ranks:
             self._refuse_pending("UNAVAILABLE", "The server is stopping.")
             self._launcher.stop()
             router.close()
+
+    def _listen_for_other_nodes(self, router: "zmq.Socket[bytes]") -> str | None:
+        if self._settings.num_nodes == 1:
+            return None
+        address = f"tcp://{socket.gethostbyname(self._settings.rendezvous.rpartition(':')[0])}"
+        return f"{address}:{router.bind_to_random_port(address)}"
 
     def _serve_events(self, router: "zmq.Socket[bytes]") -> bool:
         """Handle what has happened; return False when it is time to stop."""
@@ -207,7 +213,7 @@ class Ranks:
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
         self._known[identity] = hello
-        if hello.node.partition("/")[0] == socket.gethostname():
+        if hello.local:
             self._watch(hello.pid, identity)
 
     def _watch(self, pid: int, identity: bytes | None) -> None:
@@ -243,9 +249,7 @@ class Ranks:
         self._unavailable = f"Rank {dead.rank} of the model died; the ranks are being started again."
         self._refuse_pending("UNAVAILABLE", self._unavailable)
         self._log(f"rank {dead.rank} died (start {dead.attempt + 1} of {self._settings.max_restarts + 1})")
-        self._log_lines(
-            f"rank {dead.rank}", self._launcher.last_lines(dead.rank % self._settings.num_gpus, dead.attempt)
-        )
+        self._log_lines(f"rank {dead.rank}", self._launcher.last_lines(dead.local_rank, dead.attempt))
 
     def _log_lines(self, source: str, lines: list[str]) -> None:
         for line in lines or ["(it wrote nothing)"]:

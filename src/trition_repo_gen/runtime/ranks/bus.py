@@ -4,6 +4,7 @@ Over ZeroMQ and not a collective, so that an idle group waits in a socket: no GP
 """
 
 import os
+import socket as sockets
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,11 +114,14 @@ def _bind(socket: "zmq.Socket[bytes]", group: Group, purpose: str) -> str:
         address = f"ipc://{folder}/{purpose}-{group.index}-{os.getpid()}"
         socket.bind(address)
         return address
-    port = socket.bind_to_random_port("tcp://*")
-    return f"tcp://{os.environ.get('TRGEN_HOST') or _host()}:{port}"
+    host = f"tcp://{_own_address()}"
+    return f"{host}:{socket.bind_to_random_port(host)}"
 
 
-def _host() -> str:
-    import socket as sockets
-
-    return sockets.gethostbyname(sockets.gethostname())
+def _own_address() -> str:
+    """Return this node's address on the network where the ranks met."""
+    with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as probe:
+        # Connecting a datagram socket sends nothing: it only chooses the route.
+        probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
+        address: str = probe.getsockname()[0]
+        return address

@@ -70,7 +70,7 @@ class RankEngine:
         # the coordinator it does not (dynamic_engine.py, async_bookkeep).
         self._engine.use_coordinator = True
         self._engine.is_mp_coordinator = False
-        # The engine would refuse rows that ask for their prompt's log-probabilities; `step` turns these logits on for them.
+        # The engine would refuse rows that ask for their prompt's log-probabilities; `step` has them computed.
         self._engine.materialize_only_last_token_logits = False
 
     @property

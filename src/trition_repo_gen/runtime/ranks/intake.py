@@ -23,8 +23,7 @@ class Intake:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         self._poller.register(self._bell, zmq.POLLIN)
-        if uplink.socket is not None:
-            self._poller.register(uplink.socket, zmq.POLLIN)
+        self._poller.register(uplink.socket, zmq.POLLIN)
         threading.Thread(target=self._encode_forever, name="tokenizer", daemon=True).start()
 
     def also_wake_for(self, socket: "zmq.Socket[bytes]") -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..lifeline import die_with_parent
-from ..protocol import SETTINGS_VARIABLE, Fatal, Ready
+from ..protocol import REMOTE_FRONTEND_VARIABLE, SETTINGS_VARIABLE, Fatal, Ready
 from ..settings import Settings
 from .uplink import Uplink
 
@@ -59,7 +59,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
-    settings = _share_settings(dist)
+    settings = _meet(dist, uplink)
 
     loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=uplink.progress)
     codec = TextCodec(loaded.tokenizer)
@@ -82,10 +82,14 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     )
 
 
-def _share_settings(dist: Any) -> Settings:
+def _meet(dist: Any, uplink: Uplink) -> Settings:
     """Return the deployment's settings: the stub gave them to the ranks of its node, these give them to the others."""
-    text = [os.environ.get(SETTINGS_VARIABLE)]
-    dist.broadcast_object_list(text, src=0)
-    if text[0] is None:
-        raise RuntimeError(f"rank 0 was started without {SETTINGS_VARIABLE}; Triton's stub has to start it.")
-    return Settings.from_parameters(json.loads(text[0]))
+    own = (os.environ.get(SETTINGS_VARIABLE), os.environ.get(REMOTE_FRONTEND_VARIABLE))
+    given: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(given, own)
+    parameters, endpoint = next((each for each in given if each[0]), (None, None))
+    if parameters is None:
+        raise RuntimeError("No rank has the deployment's settings; Triton's stub has to start one of the nodes.")
+    if not uplink.connected and endpoint:
+        uplink.connect(endpoint)
+    return Settings.from_parameters(json.loads(parameters))

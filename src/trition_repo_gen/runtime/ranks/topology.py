@@ -1,7 +1,6 @@
 """Which ranks step together, and who of them speaks for the others."""
 
 import os
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -82,7 +81,7 @@ def discover() -> tuple[Group, int, int]:
     ]
     own = Membership(
         rank=rank,
-        node=node_name(),
+        node=os.environ["GROUP_RANK"],
         peers=frozenset(peer for group in exchanging for peer in dist.get_process_group_ranks(group)),
         replica=mpu.get_data_parallel_rank(),
         speaks=(
@@ -96,8 +95,3 @@ def discover() -> tuple[Group, int, int]:
     groups = find_groups(member for member in memberships if member is not None)
     group = next(group for group in groups if rank in group.ranks)
     return group, own.replica, len(groups)
-
-
-def node_name() -> str:
-    """Return what tells this node from others."""
-    return os.environ.get("TRGEN_NODE") or f"{socket.gethostname()}/{os.environ.get('GROUP_RANK', '0')}"
