@@ -49,9 +49,11 @@ def references(
     folder = tmp_path_factory.mktemp("references")
     prompts = folder / "prompts.json"
     prompts.write_text(json.dumps(PROMPTS))
-    pairs = [part for name, source in hugging_face_models.items() for part in (source, folder / f"{name}.json")]
-    run([megatron_python, checkout / "tests/models/reference.py", "--prompts", prompts, "--new-tokens", "32", *pairs])
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in hugging_face_models}
+    script = checkout / "tests/models/reference.py"
+    return {
+        name: json.loads(run([megatron_python, script, source, prompts, "--max-new-tokens", "32", "--top-n", "3"]))
+        for name, source in hugging_face_models.items()
+    }
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,11 @@ PROMPTS = [
 ]
 
 
-def run(command: Sequence[str | Path], cwd: Path | None = None) -> None:
-    """Run a command that has to succeed."""
+def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
+    """Run a command that has to succeed; return what it printed."""
     completed = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stdout[-1000:] + completed.stderr[-4000:]
+    return completed.stdout
 
 
 @dataclass

@@ -44,6 +44,6 @@ def assert_same_answers(replies: list[Reply], expected: list[dict[str, Any]]) ->
     Text alone would not do: bytes that are no character look alike.
     """
     got = [(reply.sentences[0], reply.completion_tokens[0], reply.finish_reason[0]) for reply in replies]
-    assert got == [(e["text"], len(e["tokens"]), e["finish_reason"]) for e in expected]
+    assert got == [(e["text"], len(e["generated_ids"]), e["finish_reason"]) for e in expected]
     for reply, reference in zip(replies, expected, strict=True):
-        assert reply.log_probs[0] == pytest.approx(reference["log_probs"], abs=1e-3)
+        assert reply.log_probs[0] == pytest.approx(reference["generated_log_probs"], abs=1e-3)

@@ -89,12 +89,12 @@ def test_log_probabilities_of_the_answer_and_its_prompt(
     reply = llama.ask(PROMPTS[:4], max_length=32, compute_logprob=True, n_top_logprobs=3, echo=True)
 
     for index, expected in enumerate(references["llama"][:4]):
-        wanted = expected["prompt_log_probs"] + expected["log_probs"]
+        wanted = expected["prompt_log_probs"] + expected["generated_log_probs"]
         assert reply.sentences[index] == PROMPTS[index] + expected["text"]
         assert reply.log_probs[index] == pytest.approx(wanted, abs=1e-3)
-        tops = expected["prompt_top_log_probs"] + expected["top_log_probs"]
+        tops = expected["prompt_top_log_probs"] + expected["generated_top_log_probs"]
         for got, values in zip(reply.top_logprobs[index], tops, strict=True):
-            assert sorted(got.values(), reverse=True) == pytest.approx(values[:3], abs=1e-3)
+            assert sorted(got.values(), reverse=True) == pytest.approx([value for _, value in values], abs=1e-3)
 
 
 def test_without_echo_only_the_answer_has_log_probabilities(
@@ -102,7 +102,7 @@ def test_without_echo_only_the_answer_has_log_probabilities(
 ) -> None:
     reply = llama.ask(BANANA, max_length=32, compute_logprob=True)
 
-    assert reply.log_probs[0] == pytest.approx(references["llama"][0]["log_probs"], abs=1e-3)
+    assert reply.log_probs[0] == pytest.approx(references["llama"][0]["generated_log_probs"], abs=1e-3)
 
 
 def test_rows_that_want_log_probabilities_run_with_rows_that_do_not(llama: Serving) -> None:
