@@ -17,6 +17,7 @@ class Uplink:
     def __init__(self, rank: int):
         self._rank = rank
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 1000)  # milliseconds
         self._early: list[bytes] | None = []
         self.send(
             Hello(
