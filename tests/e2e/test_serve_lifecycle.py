@@ -1,4 +1,4 @@
-"""`trgen serve` with stock tritonserver and small models without torch: it starts, it answers, nothing is left of it."""
+"""`trgen serve` with stock tritonserver and models without torch: it starts, it answers, nothing is left of it."""
 
 import contextlib
 import os
@@ -57,7 +57,12 @@ NEVER_LOADS = """
 import subprocess
 import sys
 
-CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('started', flush=True); time.sleep(600)"
+CHILD = '''
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("started", flush=True)
+time.sleep(600)
+'''
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -326,6 +331,6 @@ def test_the_python_api_raises_when_models_do_not_load(tmp_path):
     with pytest.raises(ServerExitedError, match="end of the rainbow"), running_server(fails, **ports):
         pass
     hangs = write_model(tmp_path / "hangs", "hangs", NEVER_LOADS)
-    with pytest.raises(ServerError, match="model hangs was not ready after 1 s"):
-        with running_server(hangs, ready_within=1, **ports):
-            pass
+    waits = pytest.raises(ServerError, match="model hangs was not ready after 1 s")
+    with waits, running_server(hangs, ready_within=1, **ports):
+        pass

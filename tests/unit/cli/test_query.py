@@ -1,0 +1,103 @@
+"""The flags of `trgen query`."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from trition_repo_gen.cli import app
+from trition_repo_gen.cli.query import QueryFlags, document
+from trition_repo_gen.clients import Completion
+from trition_repo_gen.errors import QueryError
+
+
+def flags(**values: Any) -> QueryFlags:
+    return QueryFlags(model_name="llama", **values)
+
+
+def test_the_parameters_without_any_flag() -> None:
+    parameters = {name: value for name, value in flags().parameters().items() if value is not None}
+    assert parameters == {"max_length": 128, "top_k": 1, "top_p": 0.0, "temperature": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "top_k"), [({"top_p": 0.9}, 0), ({"top_p": 0.9, "top_k": 1}, 1), ({"top_k": 0}, 0), ({"top_k": 5}, 5)]
+)
+def test_top_p_alone_is_not_greedy(values: dict[str, Any], top_k: int) -> None:
+    assert flags(**values).parameters()["top_k"] == top_k
+
+
+@pytest.mark.parametrize(
+    ("url", "grpc", "expected"),
+    [
+        ("a:1", False, "a:1"),
+        ("a:1", True, "grpc://a:1"),
+        ("grpc://a:1", True, "grpc://a:1"),
+        ("grpcs://a:1", True, "grpcs://a:1"),
+        ("http://a:1", False, "http://a:1"),
+    ],
+)
+def test_the_address(url: str, grpc: bool, expected: str) -> None:
+    assert flags(url=url, grpc=grpc).address() == expected
+
+
+def test_an_address_that_is_not_grpc() -> None:
+    with pytest.raises(QueryError, match="'http://a:1', which is not gRPC; leave out --grpc"):
+        flags(url="http://a:1", grpc=True).address()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [("a\nb\n", "a\nb"), ("a", "a"), ("a\n\n", "a\n"), ("", ""), ("Grüße", "Grüße")]
+)
+def test_a_prompt_file(tmp_path: Path, content: str, text: str) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text(content, encoding="utf-8")
+    assert flags(prompt_file=file).text() == text
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe\n")))
+    assert flags(prompt_file=Path("-")).text() == "from a pipe"
+
+
+def test_a_prompt_is_taken_as_it_is() -> None:
+    assert flags(prompt="a\n").text() == "a\n"
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match="nowhere' cannot be read"):
+        flags(prompt_file=tmp_path / "nowhere").text()
+    (tmp_path / "binary").write_bytes(b"ab\xff")
+    with pytest.raises(QueryError, match=r"binary' is not UTF-8 text \(byte 2\)"):
+        flags(prompt_file=tmp_path / "binary").text()
+
+
+@pytest.mark.parametrize("line", ["", "-p a -pf b"])
+def test_one_prompt_exactly(line: str) -> None:
+    result = CliRunner().invoke(app, ["query", "-mn", "llama", *line.split()])
+    assert isinstance(result.exception, QueryError)
+    assert str(result.exception) == "Write one of --prompt and --prompt-file."
+
+
+def test_the_model_is_required() -> None:
+    assert CliRunner().invoke(app, ["query", "-p", "a"]).exit_code == 2
+
+
+def test_the_document() -> None:
+    plain = document("llama", Completion("Yellow.", "stop", 5, 2))
+    assert plain["choices"] == [{"index": 0, "text": "Yellow.", "finish_reason": "stop"}]
+    assert plain["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+    full = document("llama", Completion("Yellow.", "stop", 5, 2, (-0.5, -1.0), [{"Y": -0.5}, {"e": -1.0}]))
+    assert json.loads(json.dumps(full))["choices"][0]["logprobs"] == {
+        "token_logprobs": [-0.5, -1.0],
+        "top_logprobs": [{"Y": -0.5}, {"e": -1.0}],
+    }
+
+
+def test_what_only_json_shows() -> None:
+    assert flags(compute_logprob=True, n_top_logprobs=2).without_effect() == ["--compute-logprob", "--n-top-logprobs"]
+    assert flags(compute_logprob=True, json_=True).without_effect() == []
