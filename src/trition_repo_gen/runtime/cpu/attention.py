@@ -18,6 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 NO_WINDOW = (-1, -1)
+_SHORT = 64
+"""Keys; among rows this short, padding costs less than another batch."""
+_BATCH_BYTES = 4 << 20
 
 
 def flash_attn_varlen_func(
@@ -75,7 +78,7 @@ def flash_attn_varlen_func(
         if i in done or last <= first or key_last <= key_first:
             continue
         if block_table is not None:
-            keys, values = (_pages(cache, block_table[i : i + 1], key_last - key_first) for cache in (k, v))
+            keys, values = (_pages(cache, block_table[i : i + 1], key_last - key_first, None) for cache in (k, v))
         else:
             keys, values = k[None, key_first:key_last], v[None, key_first:key_last]
         one, one_lse = attend(
@@ -208,6 +211,13 @@ def attend(
         mask, by_flag = _mask(queries, keys, causal, window, lengths), False
     if seen is not None:
         mask = seen if mask is None else mask & seen
+    if queries == 1 and not with_lse and (seen is None or seen.shape[1] == 1):
+        # The heads that share a KV head are queries with the same view: a batched product without repeated keys.
+        folded = q.view(batch, groups, heads // groups, -1)
+        out = functional.scaled_dot_product_attention(
+            folded, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale
+        )
+        return out.reshape(batch, 1, heads, -1), None
     if not with_lse:
         out = functional.scaled_dot_product_attention(
             q.transpose(1, 2),
@@ -245,21 +255,43 @@ def _mask(queries: int, keys: int, causal: bool, window: tuple[int, int], length
     return seen[:, None]
 
 
-def _pages(cache: Tensor, blocks: Tensor, keys: int) -> Tensor:
-    """Gather the first `keys` entries of each row's blocks: (rows, keys, KV heads, head size)."""
+def _pages(cache: Tensor, table: Tensor, keys: int, unused: Tensor | None) -> Tensor:
+    """Gather the first `keys` entries of each row's blocks: (rows, keys, KV heads, head size), zero where unused."""
     size = cache.shape[1]
     count = -(-keys // size)
-    found = cache[blocks[:, :count].long()]
-    return found.reshape(blocks.shape[0], count * size, *cache.shape[2:])[:, :keys]
+    found = cache.flatten(1).index_select(0, table[:, :count].flatten())
+    if unused is not None:
+        found.view(-1, cache[0, 0].numel()).index_fill_(0, unused, 0)
+    return found.view(table.shape[0], count * size, *cache.shape[2:])[:, :keys]
 
 
-def _groups(lengths: list[int], block_size: int) -> Iterator[list[int]]:
-    """Split the rows that have keys so that padding at most doubles a group's work."""
-    groups: dict[int, list[int]] = {}
-    for row, length in enumerate(lengths):
-        if length > 0:
-            groups.setdefault((-(-length // block_size) - 1).bit_length(), []).append(row)
-    yield from groups.values()
+def _unused(lengths: Tensor, keys: int, block_size: int) -> Tensor:
+    """Return the entries that `_pages` gathers for padding only, counted through all rows.
+
+    Slots that nobody has written may hold NaN, and no mask helps against NaN * 0.
+    """
+    position = torch.arange(-(-keys // block_size) * block_size)
+    return ((position >= lengths[:, None]) & (position < keys)).flatten().nonzero()[:, 0]
+
+
+def _batches(lengths: list[int], row_bytes: int) -> Iterator[list[int]]:
+    """Split the rows that have keys: padding at most doubles a batch, and its keys stay in the processor's cache.
+
+    Args:
+        lengths: keys per row.
+        row_bytes: size of one key.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[row]
+        if length <= 0:
+            continue
+        if batch and (length > 2 * max(lengths[batch[0]], _SHORT) or length * row_bytes * len(batch) > _BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _decode(
@@ -276,31 +308,22 @@ def _decode(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend for all rows of a batch at once; without `v_cache` the values are a slice of the keys."""
     rows, queries, heads = q.shape[:3]
-    values_per_head = value_size if v_cache is None else v_cache.shape[-1]
-    assert values_per_head is not None
-    out = q.new_zeros(rows, queries, heads, values_per_head)
+    out = q.new_zeros(rows, queries, heads, value_size or (k_cache if v_cache is None else v_cache).shape[-1])
     lse = torch.full((rows, heads, queries), float("-inf")) if with_lse else None
-    for group in _groups(lengths, k_cache.shape[1]):
-        every = len(group) == rows
-        some = [lengths[row] for row in group]
-        longest, ragged = max(some), min(some) != max(some)
-        table = (block_table if every else block_table[group]).clamp(min=0)
-        keys = _pages(k_cache, table, longest)
-        in_use = torch.tensor(some) if ragged else None
-        if in_use is not None:
-            # Slots that nobody has written may hold NaN, and NaN * 0 is NaN: no mask helps. `keys` is a copy.
-            unused = (torch.arange(longest) >= in_use[:, None])[..., None, None]
-            keys.masked_fill_(unused, 0)
-        if v_cache is None:
-            values = keys[..., :values_per_head]
-        else:
-            values = _pages(v_cache, table, longest)
-            if in_use is not None:
-                values.masked_fill_(unused, 0)
-        one, one_lse = attend(q if every else q[group], keys, values, scale, causal, window, in_use, with_lse)
+    for batch in _batches(lengths, k_cache[0, 0].nbytes):
+        every = len(batch) == rows
+        batch = list(range(rows)) if every else batch
+        some = [lengths[row] for row in batch]
+        longest = max(some)
+        in_use = torch.tensor(some) if min(some) != longest else None
+        table = (block_table if every else block_table[batch]).clamp(min=0)
+        unused = None if in_use is None else _unused(in_use, longest, k_cache.shape[1])
+        keys = _pages(k_cache, table, longest, unused)
+        values = keys[..., :value_size] if v_cache is None else _pages(v_cache, table, longest, unused)
+        one, one_lse = attend(q if every else q[batch], keys, values, scale, causal, window, in_use, with_lse)
         if every:
             return one, one_lse
-        out[group] = one
+        out[batch] = one
         if lse is not None and one_lse is not None:
-            lse[group] = one_lse
+            lse[batch] = one_lse
     return out, lse
