@@ -18,6 +18,7 @@ from megatron.bridge.training.model_load_save import build_and_load_model, load_
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.transformer_config import MLATransformerConfig
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ..settings import Settings
 from . import core_fixes, layout, tokenizer, weights
@@ -64,7 +65,7 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
         the model's part, and what belongs to it.
 
     Raises:
-        LoadError: the checkpoint lacks a weight or a tokenizer, or cannot be cut like that.
+        LoadError: the checkpoint lacks a weight or a tokenizer, cannot be read, or cannot be cut like that.
     """
     started = time.monotonic()
     checkpoint = Path(settings.checkpoint)
@@ -82,14 +83,18 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     model_parallel_cuda_manual_seed(0)
 
     progress(f"building {type(config).__name__} as {settings.params_dtype}, {layout.describe(settings)}")
-    with weights.checked(checkpoint, settings.legacy_checkpoint, progress):
-        models = build_and_load_model(
-            str(checkpoint),
-            config,
-            model_type=None if megatron_lm_arguments is None else "gpt",
-            megatron_args=megatron_lm_arguments,
-            use_cpu_init=device_is_cpu,
-        )
+    try:
+        with weights.checked(checkpoint, settings.legacy_checkpoint, progress):
+            models = build_and_load_model(
+                str(checkpoint),
+                config,
+                model_type=None if megatron_lm_arguments is None else "gpt",
+                megatron_args=megatron_lm_arguments,
+                use_cpu_init=device_is_cpu,
+            )
+    except CheckpointException as error:  # not an Exception to Python, so nobody up there would report it
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise LoadError(f"Rank {rank} cannot read {checkpoint}: {type(cause).__name__}: {cause}") from error
     progress(f"loaded in {time.monotonic() - started:.1f} s")
     return LoadedModel(
         model=models[0].eval(),

@@ -1,0 +1,201 @@
+"""Saves tiny random checkpoints and loads them in many ways; run by test_megatron_bridge.py.
+
+Usage: python loaders_driver.py PACKAGE_FOLDER TOKENIZER OUT
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def provider() -> Any:
+    """Describe a model of two layers."""
+    from megatron.bridge.models.gpt_provider import GPTModelProvider
+    from runtime import cpu
+
+    made = GPTModelProvider(
+        num_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        num_query_groups=2,
+        ffn_hidden_size=48,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        position_embedding_type="rope",
+        seq_length=128,
+        vocab_size=300,
+        should_pad_vocab=True,
+        share_embeddings_and_output_weights=False,
+        tp_comm_overlap=True,
+        recompute_granularity="full",
+        recompute_method="uniform",
+        recompute_num_layers=1,
+    )
+    cpu.adapt_config(made, torch.float32)
+    return made
+
+
+def save(folder: Path, tokenizer: Path) -> Path:
+    """Write a checkpoint as Bridge does; return its `iter_*` folder."""
+    from megatron.bridge.training.model_load_save import save_megatron_model, temporary_distributed_context
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+    with temporary_distributed_context("gloo"):
+        model_parallel_cuda_manual_seed(0)
+        made = provider()
+        made.finalize()
+        model = made.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
+        save_megatron_model(model, folder, hf_tokenizer_path=tokenizer)
+    return folder / "iter_0000000"
+
+
+class ExtraState:
+    """As long as it is the context, norms have Transformer Engine's entry beside their weight, an empty tensor."""
+
+    def __enter__(self) -> None:
+        from runtime.cpu.transformer_engine import _Norm
+
+        _Norm.get_extra_state = lambda self: torch.empty(0, dtype=torch.uint8)
+        _Norm.set_extra_state = lambda self, state: None
+
+    def __exit__(self, *_: object) -> None:
+        from runtime.cpu.transformer_engine import _Norm
+
+        del _Norm.get_extra_state, _Norm.set_extra_state
+
+
+def load(checkpoint: Path, **settings: Any) -> tuple[Any, list[str]]:
+    """Load as a rank does; return what came and the lines of progress."""
+    from megatron.core import parallel_state
+    from runtime.loaders import megatron_bridge
+    from runtime.settings import Settings
+
+    lines: list[str] = []
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        values = {"checkpoint": str(checkpoint), "params_dtype": "float32"} | settings
+        return megatron_bridge.load(Settings(**values), device_is_cpu=True, progress=lines.append), lines
+    finally:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+
+def refusal(*arguments: Any, **settings: Any) -> str:
+    """Return the error of a load that must fail, with its type."""
+    try:
+        load(*arguments, **settings)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def changed(checkpoint: Path, name: str, *replacements: tuple[str, str]) -> Path:
+    """Copy a checkpoint and change the text of its run_config.yaml."""
+    copy = checkpoint.parent.parent / name / checkpoint.name
+    shutil.copytree(checkpoint, copy)
+    file = copy / "run_config.yaml"
+    text = file.read_text(encoding="utf-8")
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new)
+    file.write_text(text, encoding="utf-8")
+    return copy
+
+
+def weights(loaded: Any) -> dict[str, Any]:
+    return {name: parameter.detach().float() for name, parameter in loaded.model.named_parameters()}
+
+
+def same(one: Any, other: Any, tolerance: float = 0.0) -> bool:
+    """Return whether two models have the same weights."""
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.allclose(a[name], b[name], atol=tolerance, rtol=tolerance) for name in a)
+
+
+def without_our_filter(checkpoint: Path) -> str:
+    """Return what Bridge alone says about the checkpoint."""
+    from contextlib import nullcontext
+
+    from runtime.loaders import weights as module
+
+    original, module.checked = module.checked, lambda *_: nullcontext()
+    try:
+        return refusal(checkpoint)
+    finally:
+        module.checked = original
+
+
+def main(tokenizer: Path, out: Path) -> dict[str, Any]:
+    from runtime import cpu
+
+    cpu.install()
+    from runtime.loaders import core_fixes, megatron_bridge
+    from runtime.loaders import weights as weights_module
+
+    cpu.after_import()
+    plain = save(out / "plain", tokenizer)
+    reference, lines = load(plain)
+    result: dict[str, Any] = {
+        "progress": lines,
+        "eval": not reference.model.training,
+        "eos": reference.eos_ids,
+        "vocabulary": reference.vocab_size,
+        "config": {
+            name: getattr(reference.model.config, name)
+            for name in ("tp_comm_overlap", "recompute_granularity", "perform_initialization")
+        },
+        "text": reference.tokenizer.decode(reference.tokenizer("Yellow.")["input_ids"], skip_special_tokens=True),
+        "spread": float(weights(reference)["embedding.word_embeddings.weight"].std()),
+    }
+    with ExtraState():
+        rich = save(out / "rich", tokenizer)
+        result["extra state"] = {
+            "written": any("final_layernorm._extra_state" in key for key in weights_module.stored_keys(rich)),
+            "bridge alone": without_our_filter(plain),
+            "missing": same(load(plain)[0], reference),
+            "there": same(load(rich)[0], reference),
+            "missing, legacy": same(load(plain, legacy_checkpoint=True)[0], reference),
+        }
+    result["extra state"]["not wanted"] = same(load(rich)[0], reference)
+
+    more = changed(plain, "more", ("qk_layernorm: false", "qk_layernorm: true"))
+    gone = changed(plain, "gone", (str(tokenizer), "/gone/tokenizer"))
+    bare = changed(plain, "bare", (str(tokenizer), "/gone/tokenizer"))
+    shutil.rmtree(bare / "tokenizer")
+    broken = changed(plain, "broken")
+    (broken / "tokenizer" / "tokenizer.json").write_text("{", encoding="utf-8")
+    half = changed(plain, "half")
+    next(half.glob("*.distcp")).unlink()
+    result["refusals"] = {
+        "half a checkpoint": refusal(half),
+        "missing weight": refusal(more),
+        "no tokenizer": refusal(bare),
+        "broken tokenizer": refusal(broken),
+        "too few ranks": refusal(plain, tensor_parallel_size=2),
+    }
+    result["path gone"] = same(load(gone)[0], reference)
+    result["other tokenizer"] = len(load(bare, tokenizer=str(tokenizer))[0].tokenizer)
+    result["dtypes"] = {}
+    for dtype in ("float16", "bfloat16"):
+        loaded, _ = load(plain, params_dtype=dtype)
+        found = {str(parameter.dtype) for parameter in loaded.model.parameters()}
+        close = same(dataclasses.replace(loaded, model=loaded.model.module), reference, 2e-2)
+        result["dtypes"][dtype] = [sorted(found), close]
+
+    latents = dataclasses.make_dataclass("Config", ["multi_latent_attention"])(True)
+    result["blocks"] = [megatron_bridge.kv_block_size(config) for config in (reference.model.config, latents)]
+    result["fixes"] = [core_fixes.mla_decode_only(), core_fixes.mla_decode_only(), core_fixes.fa4_without_split_kv()]
+    return result
+
+
+if __name__ == "__main__":  # saving starts a process that imports this file again
+    sys.path.insert(0, sys.argv[1])
+    print(json.dumps(main(Path(sys.argv[2]), Path(sys.argv[3]))))
