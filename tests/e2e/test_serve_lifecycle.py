@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -207,13 +208,11 @@ def test_a_signal_at_any_moment_leaves_nothing(serve, tmp_path, moment):
 def test_a_request_in_flight_is_answered_before_the_end(serve, tmp_path):
     trgen = serve(write_model(tmp_path, "answers", ANSWERS))
     trgen.until("query:")
-    tensor = tritonclient.http.InferInput("prompts", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([["slow"]], dtype=object))
-    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{trgen.http}") as connection:
-        answer = connection.async_infer("answers", [tensor])
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, trgen.http, "slow")
         trgen.until("working on it", "stderr")
         trgen.process.terminate()
-        assert answer.get_result().as_numpy("sentences")[0, 0] == b"SLOW"
+        assert answer.result() == "SLOW"
     assert trgen.finish()[0] == 0
 
 
@@ -334,3 +333,15 @@ def test_the_python_api_raises_when_models_do_not_load(tmp_path):
     waits = pytest.raises(ServerError, match="model hangs was not ready after 1 s")
     with waits, running_server(hangs, ready_within=1, **ports):
         pass
+
+
+def test_a_program_that_cannot_run(serve, tmp_path, monkeypatch):
+    # A tritonserver that is not the wheel's takes the python3 that is first on PATH.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    program = tmp_path / "tritonserver"
+    program.write_bytes(b"\x7fELF but not really")
+    program.chmod(0o755)
+    trgen = serve(write_model(tmp_path / "repository", "answers", ANSWERS), "--tritonserver", str(program))
+    code, _, log = trgen.finish()
+    assert code == 1
+    assert f"error: {program} cannot be started (Exec format error)" in log

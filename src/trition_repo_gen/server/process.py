@@ -2,11 +2,11 @@
 
 import collections
 import contextlib
-import ctypes
 import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -31,8 +31,7 @@ _SLACK = 3
 _KEPT_LINES = 200
 _ERROR = re.compile(r"error:|\[trgen |E\d{4} ")
 _NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error wherever there is no GPU
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_LEASH = Path(__file__).with_name("leash.py")
 
 
 class ServerExitedError(ServerError):
@@ -92,22 +91,15 @@ class Server:
         launch = prepare(found)
         mark = uuid.uuid4().hex
         arguments = [*launch.arguments, *_shared_memory(mark), *chosen.arguments]
-        parent = os.getpid()
-        try:
-            process = subprocess.Popen(
-                [found.path, *arguments],
-                env=launch.environment | {MARK: mark},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # A session of its own: a terminal's Ctrl-C reaches us alone, and we pass it on in order.
-                start_new_session=True,
-                preexec_fn=lambda: _end_with(parent),
-            )
-        except OSError as error:
-            raise ServerError(
-                f"{found.path} cannot be started ({error.strerror}); write another one with --tritonserver."
-            ) from None
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", _LEASH, str(os.getpid()), str(found.path), *arguments],
+            env=launch.environment | {MARK: mark},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A session of its own: a terminal's Ctrl-C reaches us alone, and we pass it on in order.
+            start_new_session=True,
+        )
         return cls(process, chosen, models, mark, on_line)
 
     @property
@@ -287,10 +279,3 @@ def reason(lines: list[str]) -> list[str]:
 def _shared_memory(mark: str) -> list[str]:
     """Name the Python backend's shared memory after the server, so that it can be removed after a kill."""
     return [f"--backend-config=python,shm-region-prefix-name=trgen-{mark}"]
-
-
-def _end_with(parent: int) -> None:
-    """Between fork and exec: ask the kernel to end this process when its parent dies, and end if it already has."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
