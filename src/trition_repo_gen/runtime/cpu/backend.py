@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from . import facade, placeholder
-from .patching import replace, require_module, require_parameters
+from .patching import PatchError, replace, require_module, require_parameters
 
 CORE = "megatron-core"
 EXTENSIONS = "megatron.core.extensions.transformer_engine"
+JIT = "megatron.core.jit"
 SPECIFICATIONS = "megatron.core.extensions.transformer_engine_spec_provider"
 LAYERS = (
     "TENorm",
@@ -41,6 +42,7 @@ def install() -> None:
     facade.install_cuda()
     facade.install_unpinned_memory()
     placeholder.install()
+    sys.meta_path.insert(0, placeholder.Hook(JIT, _without_compiler))
     sys.meta_path.insert(0, placeholder.Hook(EXTENSIONS, _with_layers))
     sys.meta_path.insert(0, placeholder.Hook(SPECIFICATIONS, _with_current_version))
 
@@ -59,6 +61,14 @@ def after_import() -> None:
     stages_without_cuda_check()
     paged_attention()
     append_to_cache_in_torch()
+
+
+def _without_compiler(execute: Callable[[], None], module: ModuleType) -> None:
+    """Run activations and gates as they are written; core/jit.py:26 would compile them, with a C++ compiler."""
+    execute()
+    if not hasattr(module, "disable_jit_fuser"):
+        raise PatchError(CORE, f"no {JIT}.disable_jit_fuser")
+    module.disable_jit_fuser()
 
 
 def _with_layers(execute: Callable[[], None], module: ModuleType) -> None:

@@ -182,6 +182,7 @@ def main() -> dict[str, Any]:
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     from megatron.core import parallel_state
+    from megatron.core.activations import fast_gelu
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
     parallel_state.initialize_model_parallel()
@@ -195,6 +196,7 @@ def main() -> dict[str, Any]:
             "norms": norms(),
             "linears": linears(),
             "attention": attention(),
+            "compiled": hasattr(fast_gelu, "_torchdynamo_orig_callable"),
             "dispatchers": [made.moe_token_dispatcher_type for made in expert_configs],
         }
 

@@ -48,5 +48,9 @@ def test_attention_of_a_context_parallel_rank_is_built_but_not_called(outcome: A
     assert "context_parallel_size 1" in outcome["attention"]["context parallel"]
 
 
+def test_nothing_needs_a_compiler(outcome: Any) -> None:
+    assert not outcome["compiled"]
+
+
 def test_expert_parallelism_chooses_the_dispatcher(outcome: Any) -> None:
     assert outcome["dispatchers"] == ["allgather", "alltoall"]

@@ -16,6 +16,7 @@ NEEDED = {
         "core/extensions/transformer_engine_spec_provider.py",
         'if for_qk and not is_te_min_version("1.9.0")',
     ),
+    "backend._without_compiler": ("core/jit.py", "jit_fuser = torch.compile"),
     "backend.default_norm": ("core/transformer/transformer_block.py", "if HAVE_TE:\n    from megatron.core.extensions"),
     "backend.fill_layer_names": (
         "core/transformer/attention.py",
