@@ -21,6 +21,7 @@ from .text import TextCodec
 
 _MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
 _CPU_KV_CACHE_GIB = 1.0
+_WARM_UP_TOKENS = 64
 _GPU_KV_CACHE_SHARE = 0.8
 """Of what is free after loading; the rest is for activations, logits and CUDA graphs."""
 
@@ -164,6 +165,16 @@ class RankEngine:
             if finished:
                 del self._watched[request_id]
         return result
+
+    async def warm_up(self) -> None:
+        """Answer a first row that nobody asked: kernels are compiled at their first use, which takes seconds on a GPU.
+
+        Collective: all ranks of a group call it at the same time.
+        """
+        tokens = [0] * min(_WARM_UP_TOKENS, self.max_sequence_length - 2)
+        self.add(0, Row(prompt="", max_length=2), tokens, watch=False)
+        while self.has_work:
+            await self.step()
 
     def dummy_step(self) -> None:
         """Take part in the expert-parallel exchanges of a step in which this replica has no row."""

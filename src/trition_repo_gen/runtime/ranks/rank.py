@@ -66,6 +66,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     group, replica, groups = discover()
     uplink.progress("starting the engine")
     engine = RankEngine(loaded, settings, codec)
+    engine.loop.run_until_complete(engine.warm_up())
     bus = Bus(group, rank)
     if bus.is_leader:
         uplink.progress(f"ready after {time.monotonic() - started:.1f} s")
