@@ -12,7 +12,7 @@ from megatron.core.transformer.utils import is_layer_window_attention, make_shar
 from megatron.core.utils import divide
 from torch import Tensor
 
-from .attention import NO_WINDOW, attend
+from .dense import NO_WINDOW, attend
 
 
 class TEDotProductAttention(torch.nn.Module):  # type: ignore[misc]

@@ -97,11 +97,14 @@ def group_sizes(config: Any) -> dict[str, Any]:
 
 
 def check(config: Any, settings: Settings) -> None:
-    """Compare the layout with the world that torchrun started.
+    """Compare the layout with the world that torchrun started, and with what the engine can do.
 
     Raises:
-        LoadError: ranks are missing or left over.
+        LoadError: ranks are missing or left over, or the model cannot run like that.
     """
+    if config.sequence_parallel and getattr(config, "multi_latent_attention", False):
+        # core/transformer/multi_latent_attention.py:820 joins latents of a part of the sequence to keys of all of it.
+        raise LoadError("SEQUENCE_PARALLEL is true; for multi-latent attention Megatron Core 0.19 needs it false.")
     world, dense = dist.get_world_size(), settings.model_parallel_size
     if world % dense:
         raise LoadError(f"{world} ranks were started, but one replica needs {dense}; start a multiple of {dense}.")

@@ -49,8 +49,9 @@ def checked(checkpoint: Path, any_extra_state: bool, progress: Callable[[str], N
 
     def generate_what_is_there(*args: Any, **kwargs: Any) -> dict[str, Any]:
         wanted: dict[str, Any] = generate(*args, **kwargs)
-        drop_extra_state(wanted, None if any_extra_state else stored_keys(checkpoint))
-        require_stored(wanted, stored_keys(checkpoint), checkpoint)
+        stored = stored_keys(checkpoint)
+        drop_extra_state(wanted, None if any_extra_state else stored)
+        require_stored(wanted, stored, checkpoint)
         meter.total = sum(tensor.data.nbytes for tensor in _leaves(wanted) if isinstance(tensor, ShardedTensor))
         progress(f"loading {_size(meter.total)} of weights")
         return wanted

@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
     from runtime import cpu
 
     cpu.install()
-    from runtime.loaders import core_fixes, megatron_bridge
+    from runtime.loaders import core_fixes, layout, megatron_bridge
     from runtime.loaders import weights as weights_module
 
     cpu.after_import()
@@ -190,6 +191,11 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
         close = same(dataclasses.replace(loaded, model=loaded.model.module), reference, 2e-2)
         result["dtypes"][dtype] = [sorted(found), close]
 
+    latent_parts = SimpleNamespace(sequence_parallel=True, multi_latent_attention=True)
+    try:
+        layout.check(latent_parts, None)
+    except megatron_bridge.LoadError as error:
+        result["refusals"]["latents in parts"] = f"LoadError: {error}"
     latents = dataclasses.make_dataclass("Config", ["multi_latent_attention"])(True)
     result["blocks"] = [megatron_bridge.kv_block_size(config) for config in (reference.model.config, latents)]
     result["fixes"] = [core_fixes.mla_decode_only(), core_fixes.mla_decode_only(), core_fixes.fa4_without_split_kv()]

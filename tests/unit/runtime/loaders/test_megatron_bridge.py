@@ -68,6 +68,7 @@ def test_a_path_that_is_gone_does_not_matter(outcome: Any) -> None:
         ),
         ("half a checkpoint", "Rank 0 cannot read /"),
         ("broken tokenizer", "set the parameter TOKENIZER to"),
+        ("latents in parts", "SEQUENCE_PARALLEL is true; for multi-latent attention"),
         ("too few ranks", "1 ranks were started, but one replica needs 2; start a multiple of 2."),
     ],
 )
