@@ -82,7 +82,7 @@ def convert(source: Path, out: Path, dtype: str, on_cpu: bool) -> None:
     torch_dtype = getattr(torch, dtype)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     try:
-        with temporary_distributed_context("gloo"):
+        with temporary_distributed_context("gloo" if on_cpu else "nccl"):
             model_parallel_cuda_manual_seed(0)
             bridge = AutoBridge.from_hf_pretrained(str(source), torch_dtype=torch_dtype)
             provider = bridge.to_megatron_provider(load_weights=True)
@@ -90,8 +90,10 @@ def convert(source: Path, out: Path, dtype: str, on_cpu: bool) -> None:
                 from runtime import cpu
 
                 cpu.adapt_config(provider, torch_dtype)
+            else:
+                provider.gradient_accumulation_fusion = False  # a training kernel that Apex has to bring
             provider.finalize()
-            model = provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
+            model = provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=on_cpu)
             bridge.save_megatron_model(model, unfinished, hf_tokenizer_path=str(source))
         for settings in unfinished.glob("iter_*/run_config.yaml"):
             settings.write_text(settings.read_text("utf-8").replace(str(unfinished), str(out)), "utf-8")

@@ -1,8 +1,6 @@
 """The command `trgen`: a file per command, each parses, calls one function and prints."""
 
-import importlib
 import sys
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -43,12 +41,10 @@ def _root(
 
 
 # After `app`, since the commands' own modules are parts of this package.
-from trition_repo_gen.cli import build, deploy, serve  # noqa: E402
+from trition_repo_gen.cli import build, deploy, query, serve  # noqa: E402
 
-for _command in (build, serve, deploy):
+for _command in (build, serve, deploy, query):
     _command.register(app)
-if find_spec(f"{__name__}.query"):
-    importlib.import_module(f"{__name__}.query").register(app)
 
 
 def main() -> None:

@@ -50,7 +50,8 @@ class Launcher:
         Raises:
             LaunchError: the interpreter that RANK_PYTHON names cannot be run.
         """
-        python = shutil.which(self._settings.rank_python)
+        environment = self._environment(remote_endpoint)
+        python = shutil.which(self._settings.rank_python, path=environment.get("PATH"))
         if python is None:
             raise LaunchError(
                 f"RANK_PYTHON is {self._settings.rank_python!r}, which cannot be run; "
@@ -60,7 +61,7 @@ class Launcher:
             output = None if self._settings.debug_mode else log
             self._process = subprocess.Popen(
                 [python, str(self._script), *self._arguments()],
-                env=self._environment(remote_endpoint),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -116,7 +117,11 @@ class Launcher:
 
     def _environment(self, remote_endpoint: str | None) -> dict[str, str]:
         environment = dict(os.environ)
-        # What Triton's stub needs to find its own Python would mislead the ranks' Python.
+        # What Triton's stub needs to find its own Python would mislead the ranks' Python. Whoever changed these for the
+        # stub left their former values.
+        for name in ("PATH", "LD_LIBRARY_PATH"):
+            if (former := environment.get(f"TRGEN_ORIGINAL_{name}")) is not None:
+                environment[name] = former
         for name in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"):
             environment.pop(name, None)
         environment |= {
