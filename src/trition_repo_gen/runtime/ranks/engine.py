@@ -191,6 +191,13 @@ class RankEngine:
             for request_id in self._engine.waiting_request_ids
         )
         self._context.config.materialize_only_last_token_logits = not wanted
+        if wanted and self._engine.controller._enable_cuda_graph:
+            # With CUDA graphs the controller copies logits into a buffer, which it has made for last tokens alone
+            # (megatron-core 0.19.2, text_generation_controller.py:332 and :856).
+            buffer = self._engine.controller._all_logits_cuda
+            if buffer.shape[1] < self._context.max_tokens:
+                shape = (1, self._context.max_tokens, buffer.shape[2])
+                self._engine.controller._all_logits_cuda = buffer.new_zeros(shape)
 
 
 def failed(request: DynamicInferenceRequest) -> str | None:
