@@ -20,7 +20,8 @@ from .dense import NO_WINDOW, attend
 
 _SHORT = 64
 """Keys; among rows this short, padding costs less than another batch."""
-_BATCH_BYTES = 4 << 20
+_BATCH_BYTES = 1 << 19
+"""Keys gathered at a time: fits a core's second-level cache with the values; measured twice as fast as 4 MiB."""
 
 
 def flash_attn_varlen_func(
