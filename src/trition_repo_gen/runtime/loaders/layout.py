@@ -77,6 +77,8 @@ def _set_cuda_graphs(config: Any, enabled: bool) -> None:
         if hasattr(config, name):
             setattr(config, name, False)
     config.cuda_graph_impl = "local" if enabled else "none"
+    if hasattr(config, "use_te_rng_tracker"):
+        config.use_te_rng_tracker = enabled  # Megatron-Bridge 0.6.2 demands it (models/gpt_provider.py:232)
     for name in ("cuda_graph_scope", "cuda_graph_modules"):
         if hasattr(config, name):
             setattr(config, name, [])

@@ -80,7 +80,9 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     core_fixes.apply()
     layout.check(config, settings)
     parallel_state.initialize_model_parallel(**layout.group_sizes(config))
-    model_parallel_cuda_manual_seed(0)
+    # Nothing is drawn from Megatron's generators in serving, and the inference tracker does not switch them, which
+    # recording CUDA graphs would stumble over.
+    model_parallel_cuda_manual_seed(0, te_rng_tracker=settings.enable_cuda_graphs, inference_rng_tracker=True)
 
     progress(f"building {type(config).__name__} as {settings.params_dtype}, {layout.describe(settings)}")
     try:

@@ -22,6 +22,8 @@ from .text import TextCodec
 _MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
 _CPU_KV_CACHE_GIB = 1.0
 _WARM_UP_TOKENS = 64
+_CUDA_GRAPHS = 16
+"""Batch sizes for which a decoding step is recorded, spaced by factors of two."""
 _GPU_KV_CACHE_SHARE = 0.8
 """Of what is free after loading; the rest is for activations, logits and CUDA graphs."""
 
@@ -60,7 +62,7 @@ class RankEngine:
                 max_tokens=max(_MIN_TOKENS_PER_STEP, settings.max_sequence_length),
                 block_size_tokens=kv_block_size(config),
                 buffer_size_gb=settings.kv_cache_gib or _automatic_kv_cache_gib(config, settings, self._device),
-                num_cuda_graphs=16 if settings.enable_cuda_graphs else None,
+                num_cuda_graphs=_CUDA_GRAPHS if config.cuda_graph_impl == "local" else None,
                 materialize_only_last_token_logits=True,
             ),
         )

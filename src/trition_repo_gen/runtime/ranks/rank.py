@@ -65,6 +65,8 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     codec = TextCodec(loaded.tokenizer)
     group, replica, groups = discover()
     uplink.progress("starting the engine")
+    if settings.enable_cuda_graphs and on_cpu:
+        uplink.progress("ENABLE_CUDA_GRAPHS has no effect without a GPU")
     engine = RankEngine(loaded, settings, codec)
     engine.loop.run_until_complete(engine.warm_up())
     bus = Bus(group, rank)
