@@ -1,7 +1,6 @@
 """The main job on this machine's CPU, from a trained tiny model to two answers. `make demo` runs it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import numpy as np
 import tritonclient.http
 from rich.console import Console
 
-from trition_repo_gen.server import running_server
+from trition_repo_gen.server import free_ports, running_server
 
 ROOT = Path(__file__).parents[1]
 HUGGING_FACE = ROOT / "examples/tiny_llama"
@@ -91,15 +90,6 @@ def show_rank(line: str) -> None:
     """Show what the ranks say, and leave out tritonserver's own log."""
     if line.startswith("[trgen "):
         console.print(line, style="dim", markup=False)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 if __name__ == "__main__":

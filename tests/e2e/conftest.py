@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, Serve, Serving, build, free_ports, run
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, Serve, Serving, build, run
 
-from trition_repo_gen.server import running_server
+from trition_repo_gen.server import free_ports, running_server
 
 RANDOM_MODELS = ("qwen2", "qwen3", "qwen3moe", "deepseekv3")
 

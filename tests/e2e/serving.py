@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -116,15 +115,6 @@ class Serving:
         """HOST:PORT of the HTTP endpoint."""
         assert self.server.http_url is not None
         return self.server.http_url
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build, free_ports
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build
 from tritonclient.utils import InferenceServerException
 
-from trition_repo_gen.server import Server, ServerExitedError, running_server
+from trition_repo_gen.server import Server, ServerExitedError, free_ports, running_server
 from trition_repo_gen.server.descendants import marked_processes
 
 LONG = "Count from one to twenty."

@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, build, free_ports
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, build
 
 from trition_repo_gen.runtime.lifeline import PARENT_VARIABLE
-from trition_repo_gen.server import running_server
+from trition_repo_gen.server import free_ports, running_server
 
 
 def test_tensor_parallel_over_two_nodes(

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.e2e.serving import free_ports
 
 from trition_repo_gen.clients import LLMClient, NemoQueryLLMPyTorch, ServerFailedError
 from trition_repo_gen.errors import QueryError
-from trition_repo_gen.server import Server, running_server
+from trition_repo_gen.server import Server, free_ports, running_server
 
 INPUTS = {
     "prompts": "STRING",

@@ -20,7 +20,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from trition_repo_gen.errors import ServerError
-from trition_repo_gen.server import ServerExitedError, running_server
+from trition_repo_gen.server import ServerExitedError, free_ports, running_server
 
 TRGEN = str(Path(sys.executable).with_name("trgen"))
 
@@ -88,21 +88,13 @@ def write_model(repository: Path, name: str, code: str) -> Path:
     return repository
 
 
-def free_ports(count: int = 3) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 class Trgen:
     """A `trgen serve` process whose descendants can be told from all others."""
 
     def __init__(self, repository: Path, *arguments: str, stderr: int = subprocess.PIPE) -> None:
         self.mark = f"TRGEN_TEST={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
-        self.http, self.grpc, self.metrics = free_ports()
+        self.http, self.grpc, self.metrics = free_ports(3)
         command = [TRGEN, "serve", "--model-repository", str(repository), "-tha", "127.0.0.1", "-tp", str(self.http)]
         command += ["--grpc-port", str(self.grpc), "--metrics-port", str(self.metrics), *arguments]
         self.process = subprocess.Popen(
@@ -306,7 +298,7 @@ def test_a_terminal_shows_how_far_loading_is(serve, tmp_path):
 
 
 def test_the_python_api(tmp_path):
-    http, grpc, metrics = free_ports()
+    http, grpc, metrics = free_ports(3)
     lines: list[str] = []
     repository = write_model(tmp_path, "answers", ANSWERS)
     with running_server(
@@ -324,7 +316,7 @@ def test_the_python_api(tmp_path):
 
 
 def test_the_python_api_raises_when_models_do_not_load(tmp_path):
-    http, grpc, metrics = free_ports()
+    http, grpc, metrics = free_ports(3)
     ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
     fails = write_model(tmp_path / "fails", "fails", FAILS)
     with pytest.raises(ServerExitedError, match="end of the rainbow"), running_server(fails, **ports):

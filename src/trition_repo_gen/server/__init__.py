@@ -15,6 +15,7 @@ In a program or a test:
 from .command import ServeOptions
 from .find import TritonServer, find_tritonserver
 from .foreground import serve
+from .ports import free_ports
 from .process import Server, ServerExitedError, check, running_server
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TritonServer",
     "check",
     "find_tritonserver",
+    "free_ports",
     "running_server",
     "serve",
 ]

@@ -68,6 +68,7 @@ class Bus:
         if self.is_leader and followers:
             # XPUB hears of subscriptions, so that no plan is published before everybody listens.
             self._plans = self._context.socket(zmq.XPUB)
+            self._plans.setsockopt(zmq.XPUB_VERBOSE, 1)  # of all of them, though they are alike
             self.reports = self._context.socket(zmq.PULL)
             own = (_bind(self._plans, group, "plans"), _bind(self.reports, group, "reports"))
         dist.all_gather_object(addresses, own)
