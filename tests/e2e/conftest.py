@@ -1,8 +1,11 @@
 """Real tritonserver, real ranks: checkpoints of tiny models, and servers of them."""
 
 import contextlib
+import fcntl
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +17,53 @@ from trition_repo_gen.server import free_ports, running_server
 RANDOM_MODELS = ("qwen2", "qwen3", "qwen3moe", "deepseekv3")
 
 
-@pytest.fixture(scope="session")
-def hugging_face_models(
-    tmp_path_factory: pytest.TempPathFactory, megatron_python: Path, checkout: Path, tiny_llama: Path
-) -> dict[str, Path]:
-    """Folders of Hugging Face models: the trained one, and random ones of other architectures."""
-    folder = tmp_path_factory.mktemp("hugging_face")
-    run([megatron_python, checkout / "tests/models/random_models.py", folder, *RANDOM_MODELS])
-    return {"llama": tiny_llama} | {name: folder / name for name in RANDOM_MODELS}
+@dataclass(frozen=True)
+class Prepared:
+    """What is made once for all tests, whichever process asks first."""
+
+    checkpoints: dict[str, Path]
+    references: dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
-def checkpoints(
-    tmp_path_factory: pytest.TempPathFactory,
-    megatron_python: Path,
-    checkout: Path,
-    hugging_face_models: dict[str, Path],
-) -> dict[str, Path]:
-    """Megatron-Bridge checkpoints of these models, in float32."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    pairs = [part for name, source in hugging_face_models.items() for part in (source, folder / name)]
-    run([megatron_python, checkout / "examples/make_checkpoint.py", "--dtype", "float32", *pairs])
-    return {name: folder / name for name in hugging_face_models}
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, megatron_python: Path, checkout: Path, tiny_llama: Path
+) -> Prepared:
+    """Tiny models, their checkpoints and Hugging Face's answers; converting and answering take a core each."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "prepared"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        models = {"llama": tiny_llama} | {name: folder / "hugging_face" / name for name in RANDOM_MODELS}
+        checkpoints = {name: folder / "checkpoints" / name for name in models}
+        answers = {name: folder / f"{name}.json" for name in models}
+        if not (folder / "done").exists():
+            (folder / "prompts.json").write_text(json.dumps(PROMPTS))
+            scripts = checkout / "tests/models"
+            run([megatron_python, scripts / "random_models.py", folder / "hugging_face", *RANDOM_MODELS])
+            pairs = [part for name, source in models.items() for part in (source, checkpoints[name])]
+            convert = [megatron_python, checkout / "examples/make_checkpoint.py", "--dtype", "float32", *pairs]
+            with ThreadPoolExecutor() as pool:
+                converted = pool.submit(run, convert)
+                for name, source in models.items():
+                    reference = [megatron_python, scripts / "reference.py", source, folder / "prompts.json"]
+                    answers[name].write_text(run([*reference, "--max-new-tokens", "32", "--top-n", "3"]))
+                converted.result()
+            (folder / "done").touch()
+    return Prepared(checkpoints, {name: json.loads(path.read_text()) for name, path in answers.items()})
 
 
 @pytest.fixture(scope="session")
-def references(
-    tmp_path_factory: pytest.TempPathFactory,
-    megatron_python: Path,
-    checkout: Path,
-    hugging_face_models: dict[str, Path],
-) -> dict[str, list[dict[str, Any]]]:
+def checkpoints(prepared: Prepared) -> dict[str, Path]:
+    """Megatron-Bridge checkpoints of the trained model and of random ones of other architectures, in float32."""
+    return prepared.checkpoints
+
+
+@pytest.fixture(scope="session")
+def references(prepared: Prepared) -> dict[str, list[dict[str, Any]]]:
     """What Hugging Face's `generate` answers to PROMPTS: greedy, 32 tokens, float32."""
-    folder = tmp_path_factory.mktemp("references")
-    prompts = folder / "prompts.json"
-    prompts.write_text(json.dumps(PROMPTS))
-    script = checkout / "tests/models/reference.py"
-    return {
-        name: json.loads(run([megatron_python, script, source, prompts, "--max-new-tokens", "32", "--top-n", "3"]))
-        for name, source in hugging_face_models.items()
-    }
+    return prepared.references
 
 
 @pytest.fixture(scope="session")
