@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, Serve, Serving, build, run
 
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, Serve, Serving, build, run
 from trition_repo_gen.server import free_ports, running_server
 
 RANDOM_MODELS = ("qwen2", "qwen3", "qwen3moe", "deepseekv3")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc
-from tests.e2e.serving import PROMPTS, Serving
 
+from tests.e2e.serving import PROMPTS, Serving
 from trition_repo_gen.clients import NemoQueryLLMPyTorch
 
 BANANA = PROMPTS[0]

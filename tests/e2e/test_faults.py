@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build
 from tritonclient.utils import InferenceServerException
 
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build
 from trition_repo_gen.server import Server, ServerExitedError, free_ports, running_server
 from trition_repo_gen.server.descendants import marked_processes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import tritonclient.http
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, run
 
+from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, run
 from trition_repo_gen.server import free_ports
 from trition_repo_gen.server.descendants import MARK, end_marked
 

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
 from tests.e2e.serving import PROMPTS, Reply, Serve
 
 LAYOUTS = {

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http
-from tests.e2e.serving import PROMPTS, Serving
 from tritonclient.utils import InferenceServerException
+
+from tests.e2e.serving import PROMPTS, Serving
 
 BANANA, CAPITAL = PROMPTS[:2]
 LONG = "Count from one to twenty."
