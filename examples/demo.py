@@ -25,7 +25,11 @@ console = Console(highlight=False)
 def main() -> int:
     """Run the demonstration; return 1 if an answer is wrong."""
     python = os.environ["TRGEN_RANK_PYTHON"]
-    run("Megatron-Bridge converts the tiny model", [python, "examples/make_checkpoint.py", HUGGING_FACE, CHECKPOINT])
+    run(
+        "Megatron-Bridge converts the tiny model",
+        [python, "examples/make_checkpoint.py", HUGGING_FACE, CHECKPOINT],
+        only_last_line=True,
+    )
     run(
         "trgen renders a model repository",
         [
@@ -62,17 +66,20 @@ def main() -> int:
     return 0 if right else 1
 
 
-def run(title: str, command: list[str | Path]) -> str:
-    """Run a command under its title; return what it printed."""
+def run(title: str, command: list[str | Path], *, only_last_line: bool = False) -> str:
+    """Run a command under its title; return what it printed. What it wrote to stderr is shown if it fails."""
     console.rule(title)
     words = [os.path.relpath(word, ROOT) if isinstance(word, Path) else word for word in command]
     console.print("$ " + " ".join(words), soft_wrap=True, style="dim")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    completed = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, text=True, check=False
-    )
-    console.print(completed.stdout.strip(), markup=False, soft_wrap=True)
+    with console.status("…"):
+        completed = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+    printed = completed.stdout.strip()
+    console.print(printed.splitlines()[-1] if only_last_line and printed else printed, markup=False, soft_wrap=True)
     if completed.returncode:
+        console.print(completed.stderr.strip(), markup=False, soft_wrap=True)
         sys.exit(f"`{' '.join(words)}` failed with exit code {completed.returncode}.")
     return completed.stdout
 
@@ -89,7 +96,7 @@ def ask(url: str, prompt: str) -> str:
 def show_rank(line: str) -> None:
     """Show what the ranks say, and leave out tritonserver's own log."""
     if line.startswith("[trgen "):
-        console.print(line, style="dim", markup=False)
+        console.print(line, style="dim", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

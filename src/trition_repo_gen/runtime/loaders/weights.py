@@ -9,6 +9,7 @@ entries on a CPU would help only checkpoints that this project wrote, and tie th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ from .errors import LoadError
 
 _GENERATE = "_generate_model_state_dict"
 _STEP = 10
-"""Percent between two lines of progress."""
+"""Percent between two lines of progress, and seconds: the larger step counts."""
+_SECONDS = 1.0
 
 
 @contextmanager
@@ -124,6 +126,7 @@ class _Meter:
     def __init__(self, progress: Callable[[str], None]) -> None:
         self.total = 0
         self._done = self._told = 0
+        self._told_at = time.monotonic()
         self._progress = progress
         self._commit = getattr(MCoreLoadPlanner, "commit_tensor", None)
 
@@ -145,8 +148,9 @@ class _Meter:
     def _add(self, size: int) -> None:
         self._done += size
         percent = min(100, 100 * self._done // max(1, self.total)) // _STEP * _STEP
-        if percent > self._told:
-            self._told = percent
+        now = time.monotonic()
+        if percent > self._told and (percent == 100 or now - self._told_at >= _SECONDS):
+            self._told, self._told_at = percent, now
             self._progress(f"loading weights: {percent} % of {_size(self.total)}")
 
 
