@@ -29,7 +29,7 @@ class Settings:
     """Path of the checkpoint's `iter_*` folder."""
     checkpoint_kind: CheckpointKind = "megatron_bridge"
     tokenizer: str = ""
-    """Path or hub name; empty means the tokenizer that the checkpoint holds."""
+    """Path or hub name; empty, or no such parameter, means the tokenizer that the checkpoint holds."""
     params_dtype: Dtype = "bfloat16"
 
     tensor_parallel_size: int = 1

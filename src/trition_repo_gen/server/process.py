@@ -108,6 +108,11 @@ class Server:
         return self._process.pid
 
     @property
+    def mark(self) -> str:
+        """What all its processes have in their environment; see `descendants`."""
+        return self._mark
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The names of the models that are served."""
         return self._models
