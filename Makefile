@@ -41,8 +41,10 @@ bench: environments
 
 # make lock   resolve the environments anew
 lock: $(UV)
-	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
-	    locks/base.in -o locks/base.txt
+	for lock in base serve build; do \
+	    $(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	        locks/$$lock.in -o locks/$$lock.txt; \
+	done
 	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
 	    --override locks/megatron-overrides.txt locks/megatron.in -o locks/megatron.txt
 	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
