@@ -1,0 +1,40 @@
+"""Runs benchmarks one after another. `make bench` runs all of them."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bench import cli, overhead, start
+from bench.deployment import CHECKOUT, tiny_checkpoint
+
+_BENCHMARKS = {"cli": cli.run, "overhead": overhead.run, "start": start.run}
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_BENCHMARKS)} or all [default: all]")
+    parser.add_argument("--checkpoint", type=Path, help="a Megatron-Bridge checkpoint [default: a tiny random model]")
+    parser.add_argument("--trials", type=int, help="runs of each side [default: each benchmark's own]")
+    parser.add_argument(
+        "--rank-python",
+        type=Path,
+        default=os.environ.get("TRGEN_RANK_PYTHON", CHECKOUT / ".envs/megatron/bin/python"),
+        help="the interpreter that has Megatron [default: $TRGEN_RANK_PYTHON or the checkout's]",
+    )
+    arguments = parser.parse_args()
+    names = arguments.names or ["all"]
+    if unknown := sorted(set(names) - {"all", *_BENCHMARKS}):
+        parser.error(f"there is no benchmark {unknown[0]!r}; write one of {', '.join(_BENCHMARKS)} or all")
+    # Nothing that is measured may wait for what a model hub answers.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    checkpoint = arguments.checkpoint or tiny_checkpoint(arguments.rank_python)
+    for name, benchmark in _BENCHMARKS.items():
+        if name in names or "all" in names:
+            benchmark(checkpoint, arguments.rank_python, arguments.trials)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

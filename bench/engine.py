@@ -1,0 +1,67 @@
+"""The process of `in_process.py`: starts it, hands it runs, ends it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from bench.deployment import Repository
+
+_SCRIPT = Path(__file__).with_name("in_process.py")
+
+
+class InProcess:
+    """A process in the ranks' environment with the engine in it."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]):
+        self._process = process
+        self._errors = errors
+
+    def wait_ready(self) -> None:
+        """Wait until the engine takes rows."""
+        self._answer()
+
+    def rate(self, engine: str, clients: int, prompts: Sequence[str], max_length: int) -> float:
+        """Continue all prompts with `clients` of them in flight; return tokens per second."""
+        assert self._process.stdin is not None
+        command = {"engine": engine, "clients": clients, "prompts": list(prompts), "max_length": max_length}
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        return float(answer["tokens"] / answer["seconds"])
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            raise RuntimeError(f"{_SCRIPT.name} ended:\n{self._errors.read()[-4000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def in_process(repository: Repository, rank_python: Path, script: Path = _SCRIPT) -> Iterator[InProcess]:
+    """Run the process within a `with` block, which begins when the engine takes rows."""
+    environment = os.environ | {"TRGEN_SETTINGS": json.dumps(repository.parameters())}
+    environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as the ranks have it
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [rank_python, script, repository.version_folder],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            engine = InProcess(process, errors)
+            engine.wait_ready()
+            yield engine
+        finally:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,186 @@
+"""The engine without Triton and without ZeroMQ, in the ranks' environment: what serving is measured against.
+
+    python bench/in_process.py VERSION_FOLDER < commands > answers
+
+VERSION_FOLDER is a rendered repository's, with the package `runtime`; TRGEN_SETTINGS holds the deployment's parameters.
+Says `{"ready": true}` when the engine takes rows. Each line that comes then is a JSON object, and answered with one:
+
+    {"engine": "runtime" or "megatron", "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N}
+
+`runtime` is the engine as the ranks use it, `megatron` the same class as Megatron Core's `MegatronLLM` makes it, with
+its own sampler. N rows are kept in flight, like N clients that send the next request when the last is answered.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class Rows(Protocol):
+    """An engine that takes prompts and steps."""
+
+    def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
+        """Queue a prompt; it is continued greedily."""
+
+    async def step(self) -> list[int]:
+        """Run a step; return the number of new tokens of each row that it finished."""
+
+
+class Loaded(NamedTuple):
+    """The model and what of `runtime` goes with it."""
+
+    model: Any
+    codec: Any
+    settings: Any
+
+
+class RuntimeRows:
+    """The runtime's engine."""
+
+    def __init__(self, loaded: Loaded):
+        from runtime.ranks.engine import RankEngine
+
+        self._engine = RankEngine(loaded.model, loaded.settings, loaded.codec)
+        self.loop = self._engine.loop
+
+    def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
+        from runtime.protocol import Row
+
+        self._engine.add(request_id, Row(prompt="", max_length=max_length), tokens, watch=False)
+
+    async def step(self) -> list[int]:
+        result = await self._engine.step()
+        return [len(request.generated_tokens) for request in result.finished.values()]
+
+
+class MegatronRows:
+    """Megatron Core's own pipeline, with the runtime's sizes."""
+
+    def __init__(self, loaded: Loaded):
+        from megatron.core.inference.apis import MegatronLLM
+        from megatron.core.inference.config import InferenceConfig
+        from runtime.loaders.megatron_bridge import kv_block_size
+
+        settings = loaded.settings
+        llm = MegatronLLM(
+            model=loaded.model.model,
+            tokenizer=_Tokenizer(loaded.codec),
+            use_coordinator=False,
+            inference_config=InferenceConfig(
+                max_sequence_length=settings.max_sequence_length,
+                max_requests=settings.max_requests,
+                block_size_tokens=kv_block_size(loaded.model.model.config),
+                buffer_size_gb=settings.kv_cache_gib or 1.0,
+                num_cuda_graphs=16 if settings.enable_cuda_graphs else None,
+                materialize_only_last_token_logits=True,
+            ),
+        )
+        self._engine = llm._engine
+        self._eos = loaded.model.eos_ids[0] if loaded.model.eos_ids else -1
+        self.loop = self._engine._loop
+
+    def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
+        from megatron.core.inference.sampling_params import SamplingParams
+
+        self._engine.add_request(
+            request_id,
+            tokens,
+            SamplingParams(top_k=1, num_tokens_to_generate=max_length, termination_id=self._eos),
+        )
+
+    async def step(self) -> list[int]:
+        result = await self._engine.async_step()
+        return [len(record.merge().generated_tokens) for record in result["finished_request_records"]]
+
+
+class _Tokenizer:
+    """What `MegatronLLM` asks of a tokenizer when prompts are tokens."""
+
+    eod = None
+    bos = None
+
+    def __init__(self, codec: Any):
+        self._codec = codec
+
+    def detokenize(self, tokens: list[int], **_: Any) -> str:
+        text: str = self._codec.decode(tokens)
+        return text
+
+
+def load(version_folder: Path) -> Loaded:
+    """Load the model as a rank does that is alone."""
+    import torch
+    import torch.distributed as dist
+
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        torch.set_num_threads(os.cpu_count() or 1)
+        from runtime import cpu
+
+        cpu.install()
+    from runtime.loaders import megatron_bridge
+
+    if on_cpu:
+        cpu.after_import()
+    from runtime.ranks.text import TextCodec
+    from runtime.settings import Settings
+
+    if not on_cpu:
+        torch.cuda.set_device(0)
+    dist.init_process_group("gloo" if on_cpu else "nccl", store=dist.HashStore(), rank=0, world_size=1)
+    settings = Settings.from_parameters(json.loads(os.environ["TRGEN_SETTINGS"]))
+    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=lambda text: None)
+    return Loaded(loaded, TextCodec(loaded.tokenizer), settings)
+
+
+async def closed_loop(
+    rows: Rows, ids: itertools.count[int], clients: int, prompts: list[list[int]], max_length: int
+) -> tuple[float, int]:
+    """Continue all prompts with `clients` of them in flight; return seconds and new tokens."""
+    started = time.perf_counter()
+    waiting = iter(prompts)
+    running = tokens = 0
+    while True:
+        for prompt in itertools.islice(waiting, clients - running):
+            rows.add(next(ids), prompt, max_length)
+            running += 1
+        if not running:
+            return time.perf_counter() - started, tokens
+        finished = await rows.step()
+        running -= len(finished)
+        tokens += sum(finished)
+
+
+def main() -> None:
+    # What libraries print must not come between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    version_folder = Path(sys.argv[1])
+    sys.path.insert(0, str(version_folder))
+    loaded = load(version_folder)
+    kinds: dict[str, Callable[[Loaded], Any]] = {"runtime": RuntimeRows, "megatron": MegatronRows}
+    engines: dict[str, Any] = {"runtime": RuntimeRows(loaded)}
+    ids = itertools.count(1)
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        command = json.loads(line)
+        name = command["engine"]
+        if name not in engines:
+            engines[name] = kinds[name](loaded)
+        rows = engines[name]
+        prompts = [loaded.model.tokenizer(prompt)["input_ids"] for prompt in command["prompts"]]
+        seconds, tokens = rows.loop.run_until_complete(
+            closed_loop(rows, ids, command["clients"], prompts, command["max_length"])
+        )
+        print(json.dumps({"seconds": seconds, "tokens": tokens}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What the way through tritonserver costs: tokens per second over HTTP, over those of the engine called in-process."""
+
+import contextlib
+import itertools
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.http
+
+from bench.deployment import MODEL, build, describe
+from bench.engine import InProcess, in_process
+from bench.report import console, load_average, table, write
+from trition_repo_gen.server import free_ports, running_server
+
+CLIENTS = (1, 8, 32)
+MAX_LENGTH = 64
+ROUNDS = 6
+"""Requests of each client, at the least; one client alone sends more, so that a run lasts a second."""
+TARGET = 0.95
+PROMPTS = (
+    "What is the color of a banana?",
+    "What is the capital of United States?",
+    "How many legs has a spider?",
+    "Which planet is the largest?",
+    "Who wrote Faust?",
+    "What do bees make?",
+    "Where does the sun rise?",
+    "How many days has a week?",
+)
+
+
+def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
+    """Measure, print and write."""
+    trials = trials or 5
+    load_before = load_average()
+    console.rule("overhead over the engine")
+    with tempfile.TemporaryDirectory() as folder:
+        repository = build(checkpoint, Path(folder), rank_python)
+        with serving(repository.folder) as url, in_process(repository, rank_python) as engine:
+            results = [_compare(url, engine, clients, trials) for clients in CLIENTS]
+        deployment = describe(checkpoint, repository.parameters())
+    table(
+        f"tokens/s, {MAX_LENGTH} greedy tokens a request, medians of {trials} alternating runs",
+        ["clients", "tritonserver", "runtime's engine", "ratio", "Megatron's engine", "ratio", "target"],
+        [
+            [
+                str(result["clients"]),
+                *(f"{result[key]:.{digits}f}" for key, digits in _COLUMNS),
+                f"{TARGET}" if result["clients"] > 1 else "",
+            ]
+            for result in results
+        ],
+    )
+    settings = {"max_length": MAX_LENGTH, "target_ratio": TARGET, "deployment": deployment}
+    write("overhead", settings | {"runs": results}, rank_python=rank_python, load_before=load_before)
+
+
+_COLUMNS = (("server", 0), ("runtime", 0), ("ratio_runtime", 3), ("megatron", 0), ("ratio_megatron", 3))
+
+
+def _compare(url: str, engine: InProcess, clients: int, trials: int) -> dict[str, Any]:
+    """Run all sides in turn, so that what else the machine does meets all of them."""
+    count = clients * ROUNDS if clients > 1 else 2 * ROUNDS
+    prompts = list(itertools.islice(itertools.cycle(PROMPTS), count))
+    rates: dict[str, list[float]] = {"server": [], "runtime": [], "megatron": []}
+    for trial in range(-1, trials):  # the first warms up
+        now = {
+            "server": over_http(url, clients, prompts),
+            "runtime": engine.rate("runtime", clients, prompts, MAX_LENGTH),
+            "megatron": engine.rate("megatron", clients, prompts, MAX_LENGTH),
+        }
+        if trial < 0:
+            continue
+        console.print(f"{clients} clients: " + ", ".join(f"{k} {v:.0f}" for k, v in now.items()), style="dim")
+        for side, rate in now.items():
+            rates[side].append(rate)
+    result: dict[str, Any] = {"clients": clients, "requests": count, "tokens_per_second": rates}
+    for side in rates:
+        result[side] = statistics.median(rates[side])
+    for side in ("runtime", "megatron"):
+        result[f"ratio_{side}"] = statistics.median(a / b for a, b in zip(rates["server"], rates[side], strict=True))
+    return result
+
+
+@contextlib.contextmanager
+def serving(repository: Path) -> Iterator[str]:
+    """Serve a repository; gives host:port of its HTTP endpoint."""
+    http, grpc, metrics = free_ports(3)
+    with running_server(repository, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=1800) as server:
+        assert server.http_url is not None
+        yield server.http_url
+
+
+def over_http(url: str, clients: int, prompts: Sequence[str]) -> float:
+    """Send all prompts with `clients` of them in flight; return tokens per second.
+
+    Every client is a thread with a connection of its own.
+    """
+    waiting = iter(prompts)
+    lock = threading.Lock()
+    start = threading.Barrier(clients + 1)
+
+    def ask_until_none_is_left() -> int:
+        tokens = 0
+        with contextlib.closing(tritonclient.http.InferenceServerClient(url, network_timeout=600.0)) as client:
+            client.is_server_live()  # connects
+            start.wait()
+            while True:
+                with lock:
+                    prompt = next(waiting, None)
+                if prompt is None:
+                    return tokens
+                result = client.infer(MODEL, _inputs(prompt), outputs=_OUTPUTS)
+                tokens += int(result.as_numpy("completion_tokens")[0, 0])
+
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(ask_until_none_is_left) for _ in range(clients)]
+        start.wait()
+        started = time.perf_counter()
+        tokens = sum(future.result() for future in futures)
+        return tokens / (time.perf_counter() - started)
+
+
+_OUTPUTS = [tritonclient.http.InferRequestedOutput(name) for name in ("sentences", "completion_tokens")]
+
+
+def _inputs(prompt: str) -> list[tritonclient.http.InferInput]:
+    prompts = tritonclient.http.InferInput("prompts", [1, 1], "BYTES")
+    prompts.set_data_from_numpy(np.array([[prompt.encode()]], dtype=np.object_))
+    max_length = tritonclient.http.InferInput("max_length", [1, 1], "INT64")
+    max_length.set_data_from_numpy(np.array([[MAX_LENGTH]], dtype=np.int64))
+    return [prompts, max_length]
