@@ -83,7 +83,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fatal:
-    """A rank cannot start, and another try would end the same way."""
+    """A rank cannot start: an exception while loading, which the same checkpoint and settings would meet again."""
 
     rank: int
     sentence: str

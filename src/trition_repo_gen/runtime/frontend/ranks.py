@@ -202,14 +202,21 @@ class Ranks:
         elif isinstance(message, Hello):
             self._greet(identity, message)
         elif isinstance(message, Fatal) and self._failure is None:
-            self._fail(f"Rank {message.rank} cannot start: {message.sentence}")
-            self._launcher.stop()
+            self._cannot_start(message)
         elif isinstance(message, Ready) and identity in self._known:
             self._leaders[identity] = _LeaderState(message)
             if len(self._leaders) == message.groups:
                 self._up = True
                 self._settled.set()
                 self._log(f"{self._settings.world_size} ranks take requests")
+
+    def _cannot_start(self, message: Fatal) -> None:
+        sentence = f"Rank {message.rank} cannot start: {message.sentence}"
+        if self._settled.is_set():  # it could once, so the next try may succeed
+            self._log(sentence)
+        else:
+            self._fail(sentence)
+            self._launcher.stop()
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
         self._known[identity] = hello

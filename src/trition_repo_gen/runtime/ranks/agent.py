@@ -15,6 +15,9 @@ def run_agent() -> None:
     if PARENT_VARIABLE in os.environ:
         die_with_parent()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
+    # Ranks that are started again would read addresses of dead ones: torch 2.11 lets all starts share one store and one
+    # set of keys (torch/distributed/rendezvous.py:189) unless the rendezvous keeps its store to itself.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     from torch.distributed import run
 
     run.main([*sys.argv[1:], sys.argv[0]])
