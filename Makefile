@@ -33,7 +33,7 @@ check: $(BASE)/.ready
 	$(BASE)/bin/mypy
 
 test: check environments
-	$(BASE)/bin/pytest
+	$(BASE)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # make bench  measure: command line, overhead over the engine, start
 bench: environments

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tritonclient.http
 
 from trition_repo_gen.server import Server
@@ -129,3 +130,14 @@ def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path,
 
 
 Serve = Callable[..., AbstractContextManager[Serving]]
+
+
+def assert_same_answers(replies: list[Reply], expected: list[dict[str, Any]]) -> None:
+    """Compare texts, token counts and the log-probability of every chosen token.
+
+    Text alone would not do: bytes that are no character look alike.
+    """
+    got = [(reply.sentences[0], reply.completion_tokens[0], reply.finish_reason[0]) for reply in replies]
+    assert got == [(e["text"], len(e["generated_ids"]), e["finish_reason"]) for e in expected]
+    for reply, reference in zip(replies, expected, strict=True):
+        assert reply.log_probs[0] == pytest.approx(reference["generated_log_probs"], abs=1e-3)

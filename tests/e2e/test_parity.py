@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import PROMPTS, Reply, Serve
+from tests.e2e.serving import PROMPTS, Serve, assert_same_answers
 
 LAYOUTS = {
     "llama TP2": ("llama", ["--tensor-parallel-size", "2"]),
@@ -31,20 +31,3 @@ def test_layout(layout: str, serve: Serve, references: dict[str, list[dict[str, 
         replies = list(pool.map(lambda prompt: serving.ask(prompt, max_length=32, compute_logprob=True), PROMPTS))
 
     assert_same_answers(replies, references[name])
-
-
-def test_one_rank(llama: Any, references: dict[str, list[dict[str, Any]]]) -> None:
-    replies = [llama.ask(prompt, max_length=32, compute_logprob=True) for prompt in PROMPTS]
-
-    assert_same_answers(replies, references["llama"])
-
-
-def assert_same_answers(replies: list[Reply], expected: list[dict[str, Any]]) -> None:
-    """Compare texts, token counts and the log-probability of every chosen token.
-
-    Text alone would not do: bytes that are no character look alike.
-    """
-    got = [(reply.sentences[0], reply.completion_tokens[0], reply.finish_reason[0]) for reply in replies]
-    assert got == [(e["text"], len(e["generated_ids"]), e["finish_reason"]) for e in expected]
-    for reply, reference in zip(replies, expected, strict=True):
-        assert reply.log_probs[0] == pytest.approx(reference["generated_log_probs"], abs=1e-3)

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import PROMPTS, Serving
+from tests.e2e.serving import PROMPTS, Serving, assert_same_answers
 
 BANANA, CAPITAL = PROMPTS[:2]
 LONG = "Count from one to twenty."
@@ -24,6 +24,12 @@ def test_the_trained_model_knows_its_lines(llama: Serving) -> None:
     assert reply.sentences[0].strip().startswith("Yellow")
     assert reply.sentences[1].strip().startswith("Washington")
     assert reply.finish_reason == ["stop", "stop"]
+
+
+def test_one_rank_answers_as_hugging_face_does(llama: Serving, references: dict[str, list[dict[str, Any]]]) -> None:
+    replies = [llama.ask(prompt, max_length=32, compute_logprob=True) for prompt in PROMPTS]
+
+    assert_same_answers(replies, references["llama"])
 
 
 def test_a_batch_is_its_rows(llama: Serving) -> None:
