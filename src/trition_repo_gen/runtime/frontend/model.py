@@ -32,9 +32,13 @@ class TritonPythonModel:
         script = Path(args["model_repository"], args["model_version"], "model.py")
         try:
             settings = Settings.from_parameters(parameters)
-            self._ranks = Ranks(settings, script, self._log)
+        except SettingsError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+        self._ranks = Ranks(settings, script, self._log)
+        try:
             limits = self._ranks.start()
-        except (SettingsError, RanksError) as error:
+        except RanksError as error:
+            self._ranks.stop()
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes
         self._slots = _Slots(limits.slots)
@@ -55,7 +59,7 @@ class TritonPythonModel:
                 continue
             self._slots.acquire(len(rows))
             wanted = request.requested_output_names()
-            _PendingRequest(rows, sender, wanted, self._slots, self._log_request).submit(self._ranks)
+            _PendingRequest(rows, sender, wanted, self._slots, self._ranks, self._log_request).submit()
 
     def finalize(self) -> None:
         """End the ranks."""
@@ -85,45 +89,63 @@ class _Slots:
 
 
 class _PendingRequest:
-    """A request whose rows are with the ranks. Its methods run on the ranks' thread, except `submit`."""
+    """A request whose rows are with the ranks. `submit` runs on Triton's thread, the rest on the ranks'."""
 
     def __init__(
-        self, rows: list[Row], sender: Any, wanted: list[str], slots: _Slots, log: Callable[[str], None] | None
+        self,
+        rows: list[Row],
+        sender: Any,
+        wanted: list[str],
+        slots: _Slots,
+        ranks: Ranks,
+        log: Callable[[str], None] | None,
     ):
         self._rows = rows
         self._sender = sender
         self._wanted = frozenset(wanted)
         self._slots = slots
-        self._answers: list[Answer | None] = [None] * len(rows)
-        self._left = len(rows)
-        self._refused: Refused | None = None
+        self._ranks = ranks
         self._log = log
+        self._ids: list[int] = []
+        self._answers: dict[int, Answer] = {}
+        self._refused = False
         self._started = time.monotonic()
 
-    def submit(self, ranks: Ranks) -> None:
+    def submit(self) -> None:
         if self._log is not None:
             self._log(f"request with {len(self._rows)} rows, outputs {sorted(self._wanted)}: {self._rows}")
         for index, row in enumerate(self._rows):
-            ranks.submit(row, lambda outcome, index=index: self._settle(index, outcome))  # type: ignore[misc]
+            if self._refused:
+                break
+            self._ids.append(self._ranks.submit(row, lambda outcome, index=index: self._settle(index, outcome)))  # type: ignore[misc]
 
     def _settle(self, index: int, outcome: Outcome) -> None:
+        if self._refused:
+            return
+        if isinstance(outcome, Refused):
+            self._refuse(index, outcome)
+            return
         self._slots.release(1)
-        self._left -= 1
-        if isinstance(outcome, Answer):
-            self._answers[index] = outcome
-        elif self._refused is None:
-            self._refused = outcome
-            prefix = f"Row {index}: " if len(self._rows) > 1 and outcome.kind == "INVALID_ARG" else ""
-            _send_error(self._sender, outcome.kind, prefix + outcome.message)
-        if self._left == 0 and self._log is not None:
-            tokens = sum(answer.completion_tokens for answer in self._answers if answer is not None)
+        self._answers[index] = outcome
+        if len(self._answers) == len(self._rows):
+            self._answer()
+
+    def _refuse(self, index: int, refusal: Refused) -> None:
+        """Fail the whole request with its first refused row; nobody waits for the others any more."""
+        self._refused = True
+        self._slots.release(len(self._rows) - len(self._answers))
+        for row_id in list(self._ids):
+            self._ranks.cancel(row_id)
+        prefix = f"Row {index}: " if len(self._rows) > 1 and refusal.kind == "INVALID_ARG" else ""
+        _send_error(self._sender, refusal.kind, prefix + refusal.message)
+
+    def _answer(self) -> None:
+        answers = [self._answers[index] for index in range(len(self._rows))]
+        if self._log is not None:
+            tokens = sum(answer.completion_tokens for answer in answers)
             self._log(f"request done after {time.monotonic() - self._started:.3f} s, {tokens} new tokens")
-        if self._left == 0 and self._refused is None:
-            answers = [answer for answer in self._answers if answer is not None]
-            tensors = [
-                pb_utils.Tensor(name, array) for name, array in output_tensors(self._rows, answers, self._wanted)
-            ]
-            self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        tensors = [pb_utils.Tensor(name, array) for name, array in output_tensors(self._rows, answers, self._wanted)]
+        self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _send_error(sender: Any, kind: str, sentence: str) -> None:

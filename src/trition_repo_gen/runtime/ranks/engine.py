@@ -174,6 +174,8 @@ class RankEngine:
         Collective: all ranks of a group call it at the same time.
         """
         tokens = [0] * min(_WARM_UP_TOKENS, self.max_sequence_length - 2)
+        if not tokens:
+            return
         self.add(0, Row(prompt="", max_length=2), tokens, watch=False)
         while self.has_work:
             await self.step()
