@@ -2,9 +2,9 @@
 
     python healthcheck.py [HOST:PORT]
 
-Triton calls a model ready even when the process behind it has died, so every model is asked for one token. Only a
-server error counts against it: a busy model, which does not answer in time, is not a dead one, and a model of another
-kind answers that it does not know such a request.
+Triton calls a model ready even when the process behind it has died, so every model is asked for one token, by `infer`:
+`generate` answers every error with 400. Only a server error counts against it: a busy model, which does not answer in
+time, is not a dead one, and a model of another kind answers that it does not know such a request.
 """
 
 import http.client
@@ -13,7 +13,14 @@ import sys
 from urllib.parse import quote
 
 ANSWER_SECONDS = 5.0
-_TOKEN = json.dumps({"prompts": "a", "max_length": 1})
+_ONE_TOKEN = json.dumps(
+    {
+        "inputs": [
+            {"name": "prompts", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]},
+            {"name": "max_length", "shape": [1, 1], "datatype": "INT64", "data": [1]},
+        ]
+    }
+)
 
 
 def main() -> int:
@@ -28,7 +35,7 @@ def main() -> int:
         return _sick("tritonserver", repr(error))
     for model in json.loads(text):
         try:
-            status, text = ask(url, "POST", f"/v2/models/{quote(model['name'], safe='')}/generate", _TOKEN)
+            status, text = ask(url, "POST", f"/v2/models/{quote(model['name'], safe='')}/infer", _ONE_TOKEN)
         except TimeoutError:
             continue
         if status >= http.client.INTERNAL_SERVER_ERROR:

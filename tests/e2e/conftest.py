@@ -37,8 +37,9 @@ def prepared(
         fcntl.flock(lock, fcntl.LOCK_EX)
         models = {"llama": tiny_llama} | {name: folder / "hugging_face" / name for name in RANDOM_MODELS}
         checkpoints = {name: folder / "checkpoints" / name for name in models}
-        answers = {name: folder / f"{name}.json" for name in models}
+        answers = {name: folder / "answers" / f"{source.name}.json" for name, source in models.items()}
         if not (folder / "done").exists():
+            (folder / "answers").mkdir(exist_ok=True)
             (folder / "prompts.json").write_text(json.dumps(PROMPTS))
             scripts = checkout / "tests/models"
             run([megatron_python, scripts / "random_models.py", folder / "hugging_face", *RANDOM_MODELS])
@@ -46,9 +47,8 @@ def prepared(
             convert = [megatron_python, checkout / "examples/make_checkpoint.py", "--dtype", "float32", *pairs]
             with ThreadPoolExecutor() as pool:
                 converted = pool.submit(run, convert)
-                for name, source in models.items():
-                    reference = [megatron_python, scripts / "reference.py", source, folder / "prompts.json"]
-                    answers[name].write_text(run([*reference, "--max-new-tokens", "32", "--top-n", "3"]))
+                reference = [megatron_python, scripts / "reference.py", folder / "prompts.json", folder / "answers"]
+                run([*reference, *models.values(), "--max-new-tokens", "32", "--top-n", "3"])
                 converted.result()
             (folder / "done").touch()
     return Prepared(checkpoints, {name: json.loads(path.read_text()) for name, path in answers.items()})

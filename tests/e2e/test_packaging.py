@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.http
+from tritonclient.utils import InferenceServerException
 
 from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, run
 from trition_repo_gen.server import free_ports
@@ -113,7 +114,7 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) ->
         try:
             if client.is_server_ready():
                 return
-        except (OSError, tritonclient.http.InferenceServerException):
+        except (OSError, InferenceServerException):
             pass
         try:
             process.wait(0.2)

@@ -1,9 +1,10 @@
 """Hugging Face's answers and log-probabilities for given prompts, as JSON: what the served model is compared with.
 
-    python tests/models/reference.py HF_FOLDER [PROMPTS.json] [--max-new-tokens N] [--top-n N] [--ignore-eos] [--chat]
+    python tests/models/reference.py PROMPTS.json OUT HF_FOLDER ... [--max-new-tokens N] [--top-n N] [--ignore-eos]
 
-Prompts are a JSON list of strings (with --chat: of strings or of message lists), on stdin when no file is named. Runs
-in the environment of the ranks: torch and transformers, on the CPU in fp32 unless --dtype says otherwise.
+Prompts are a JSON list of strings (with --chat: of strings or of message lists). Writes OUT/NAME.json for each folder,
+NAME being the folder's. Runs in the environment of the ranks: torch and transformers, on the CPU in fp32 unless --dtype
+says otherwise. Several folders share one start of the libraries.
 """
 
 from __future__ import annotations
@@ -95,25 +96,27 @@ def answers(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="HF_FOLDER")
-    parser.add_argument("prompts", nargs="?", type=argparse.FileType("r", encoding="utf-8"), default=sys.stdin)
+    parser.add_argument("prompts", type=Path, metavar="PROMPTS.json")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="HF_FOLDER")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--top-n", type=int, default=5)
     parser.add_argument("--ignore-eos", action="store_true", help="always generate --max-new-tokens tokens")
     parser.add_argument("--chat", action="store_true", help="apply the chat template")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     arguments = parser.parse_args()
-    records = answers(
-        arguments.folder,
-        json.load(arguments.prompts),
-        arguments.max_new_tokens,
-        arguments.top_n,
-        arguments.ignore_eos,
-        arguments.chat,
-        arguments.dtype,
-    )
-    json.dump(records, sys.stdout, ensure_ascii=False)
-    print()
+    prompts = json.loads(arguments.prompts.read_text("utf-8"))
+    for folder in arguments.folders:
+        records = answers(
+            folder,
+            prompts,
+            arguments.max_new_tokens,
+            arguments.top_n,
+            arguments.ignore_eos,
+            arguments.chat,
+            arguments.dtype,
+        )
+        (arguments.out / f"{folder.name}.json").write_text(json.dumps(records, ensure_ascii=False), "utf-8")
     return 0
 
 

@@ -175,7 +175,7 @@ def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
 
 
 READY = {"/v2/health/ready": (200, ""), "/v2/repository/index": (200, '[{"name": "llama", "state": "READY"}]')}
-TOKEN = "/v2/models/llama/generate"
+TOKEN = "/v2/models/llama/infer"
 
 
 @pytest.mark.parametrize(
