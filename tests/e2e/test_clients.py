@@ -67,8 +67,12 @@ def test_query_class(llama: Serving) -> None:
     choice = output["choices"][0]
     reply = llama.ask(PROMPTS[:2], max_length=32, compute_logprob=True, n_top_logprobs=2)
     assert [row[0] for row in choice["text"]] == reply.sentences
-    np.testing.assert_allclose(choice["logprobs"]["token_logprobs"][0][: len(reply.log_probs[0])], reply.log_probs[0])
-    assert choice["logprobs"]["top_logprobs"] == reply.top_logprobs
+    # Rows that join the batch at other steps differ in the last bits.
+    assert choice["logprobs"]["token_logprobs"][0][: len(reply.log_probs[0])] == pytest.approx(
+        reply.log_probs[0], abs=1e-3
+    )
+    for tops, expected in zip(choice["logprobs"]["top_logprobs"], reply.top_logprobs, strict=True):
+        assert tops == [pytest.approx(token, abs=1e-3) for token in expected]
 
 
 def test_pytriton_client(llama: Serving) -> None:

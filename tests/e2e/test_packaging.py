@@ -1,6 +1,7 @@
 """The wheel outside the checkout, and a repository on a machine that has never seen trgen."""
 
 import os
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -70,8 +71,8 @@ def test_plain_tritonserver_serves_it_without_trgen(
     server = site / "pytriton/tritonserver"
     backend = tmp_path / "backends/python"
     backend.mkdir(parents=True)
-    for source in (*(server / "backends/python").iterdir(), *(server / "python_backend_stubs/3.12").iterdir()):
-        (backend / source.name).write_bytes(source.read_bytes())
+    for source in (*(server / "backends/python").glob("*.*"), *(server / "python_backend_stubs/3.12").iterdir()):
+        shutil.copyfile(source, backend / source.name)
         (backend / source.name).chmod(0o755)
     libraries = f"{site / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
     mark = "plain-tritonserver"

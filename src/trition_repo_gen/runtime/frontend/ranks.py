@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -134,6 +135,8 @@ class Ranks:
             self._poller = zmq.Poller()
             self._poller.register(router, zmq.POLLIN)
             self._poller.register(self._bell, zmq.POLLIN)
+            self._server = os.pidfd_open(os.getppid())
+            self._poller.register(self._server, zmq.POLLIN)
             self._deadline = time.monotonic() + self._settings.start_timeout
             self._watch(self._launcher.start(self._listen_for_other_nodes(router)), None)
             while self._serve_events(router):
@@ -159,6 +162,10 @@ class Ranks:
         for event, _ in self._poller.poll(self._milliseconds_left()):
             if event is router:
                 self._receive(router)
+            elif event == self._server:
+                # Killed. Triton's stub only looks whether its process id is taken, which it is until somebody reaps it.
+                self._launcher.stop()
+                os.kill(os.getpid(), signal.SIGKILL)
             elif event in self._processes:
                 identity = self._processes[event]
                 self._forget(event)
