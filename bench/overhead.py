@@ -21,7 +21,7 @@ from trition_repo_gen.server import free_ports, running_server
 
 CLIENTS = (1, 8, 32)
 MAX_LENGTH = 64
-ROUNDS = 6
+ROUNDS = 8
 """Requests of each client, at the least; one client alone sends more, so that a run lasts a second."""
 TARGET = 0.95
 PROMPTS = (

@@ -13,10 +13,11 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_from_a_hub() -> None:
-    """No test may depend on what a model hub answers; servers and ranks inherit this."""
+def _environment() -> None:
+    """No test may depend on what a model hub answers, or on the interpreter that the caller prefers for ranks."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    os.environ.pop("TRGEN_RANK_PYTHON", None)
 
 
 @pytest.fixture(scope="session")
