@@ -70,14 +70,16 @@ class Asker:
         self._url = url
         self._model = model
 
-    def __call__(self, prompts: str | bytes | Sequence[str | bytes], **values: Any) -> Reply:
-        """Send one request; a value that is no list holds for all rows."""
+    def __call__(
+        self, prompts: str | bytes | Sequence[str | bytes], *, timeout: float | None = None, **values: Any
+    ) -> Reply:
+        """Send one request; a value that is no list holds for all rows. `timeout` is the request's own, in seconds."""
         prompts = [prompts] if isinstance(prompts, str | bytes) else prompts
         inputs = [_input("prompts", "BYTES", [p.encode() if isinstance(p, str) else p for p in prompts])]
         for name, value in values.items():
             inputs.append(_input(name, INPUTS[name], value if isinstance(value, list) else [value] * len(prompts)))
         with contextlib.closing(self.client()) as client:
-            result = client.infer(self._model, inputs)
+            result = client.infer(self._model, inputs, timeout=None if timeout is None else round(timeout * 1e6))
         outputs = {name: result.as_numpy(name) for name in (o["name"] for o in result.get_response()["outputs"])}
         lengths = outputs.get("log_probs_lengths", np.zeros((0, 1), dtype=np.int64))[:, 0]
         return Reply(

@@ -49,8 +49,6 @@ def build_repository(options: BuildOptions) -> Build:
         model_version=options.model_version,
         model_repository=options.model_repository.expanduser(),
         max_batch_size=options.max_batch_size,
-        max_queue_size=options.max_queue_size,
-        queue_timeout=options.queue_timeout,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
     files = render(deployment)
@@ -129,6 +127,8 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
         num_nodes=layout.num_nodes,
         max_sequence_length=sequence_length,
         max_requests=options.max_requests,
+        max_queue_size=options.max_queue_size,
+        queue_timeout=options.queue_timeout,
         kv_cache_gib=options.kv_cache_gib,
         enable_flash_decode=options.enable_flash_decode,
         enable_cuda_graphs=options.enable_cuda_graphs,

@@ -21,10 +21,6 @@ class Deployment(BaseModel):
     model_repository: Path
     max_batch_size: int = Field(default=8, ge=1)
     """Rows in one request; the batcher puts no more into one call of the stub either."""
-    max_queue_size: int = Field(default=1024, ge=0)
-    """Requests that wait before Triton turns further ones away; 0 means no limit."""
-    queue_timeout: float = Field(default=0.0, ge=0)
-    """Seconds after which a waiting request is turned away; 0 means never."""
     settings: Settings
 
     @field_validator("model_name")
@@ -42,8 +38,3 @@ class Deployment(BaseModel):
     def model_folder(self) -> Path:
         """Where config.pbtxt lies."""
         return self.model_repository / self.model_name
-
-    @property
-    def queue_timeout_microseconds(self) -> int:
-        """The queue's timeout in Triton's unit."""
-        return round(self.queue_timeout * 1_000_000)

@@ -26,7 +26,8 @@ _GROUPS = {
     "TENSOR_PARALLEL_SIZE": "How the model is cut over ranks. TENSOR × PIPELINE × CONTEXT ranks make one replica,\n"
     "# and NUM_GPUS × NUM_NODES ranks are started. Change these with `trgen build`, which checks that they fit.",
     "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), rows decoded together per replica,\n"
-    "# and GiB of KV cache per rank (0: what is free).",
+    "# requests that may wait (0: any number) and for how many seconds (0: for ever; a request's own timeout counts\n"
+    "# instead), GiB of KV cache per rank (0: what is free).",
     "RANK_PYTHON": "How the ranks are started: the Python that has Megatron, how often a dead group is started again,\n"
     "# after how many seconds a group that is not ready counts as dead, HOST:PORT where several nodes meet.",
 }

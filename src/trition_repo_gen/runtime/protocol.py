@@ -93,10 +93,12 @@ class Fatal:
 class Ready:
     """A group's leader takes requests.
 
+    It comes from the leader's inbox, a socket apart from the one of its rank's `Hello`, whose identity is `uplink`.
     `groups` is how many such leaders there are in all; `slots` rows run at once in this one. A prompt of more than
     `max_prompt_bytes` bytes is longer than the sequence length whatever its tokens are.
     """
 
+    uplink: bytes
     groups: int
     slots: int
     max_sequence_length: int

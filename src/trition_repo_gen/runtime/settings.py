@@ -50,7 +50,11 @@ class Settings:
     max_sequence_length: int = 4096
     """Prompt and new tokens together."""
     max_requests: int = 256
-    """Rows that one replica decodes at the same time; more wait in Triton's queue."""
+    """Rows that one replica decodes at the same time; more wait."""
+    max_queue_size: int = 1024
+    """Requests that may wait while the engines are full; 0 means any number."""
+    queue_timeout: float = 0.0
+    """Seconds that a request may wait, unless it says otherwise; 0 means for ever."""
     kv_cache_gib: float = 0.0
     """0 means what is free after loading on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
     enable_flash_decode: bool = False

@@ -15,6 +15,5 @@ def deployment(tmp_path: Path) -> Deployment:
         model_name="llama",
         model_version=3,
         model_repository=tmp_path / "repository",
-        queue_timeout=2.5,
         settings=settings,
     )

@@ -41,6 +41,7 @@ def test_what_is_written_has_the_settings(build: Callable[..., Build], tmp_path:
     assert (settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.num_gpus) == (2, 2, 4)
     assert settings.expert_tensor_parallel_size == 2
     assert settings.params_dtype == "float32"
+    assert (settings.max_queue_size, settings.queue_timeout) == (1024, 3.0)
     assert settings.max_sequence_length == 512
     assert settings.tokenizer == "", "the checkpoint's own is found by the ranks"
     assert settings.rank_python == sys.executable

@@ -37,11 +37,7 @@ def test_names_that_triton_would_not_take(name: str, instead: str) -> None:
         deployment(model_name=name)
 
 
-@pytest.mark.parametrize("changes", [{"model_version": 0}, {"max_batch_size": 0}, {"queue_timeout": -1}, {"colour": 1}])
+@pytest.mark.parametrize("changes", [{"model_version": 0}, {"max_batch_size": 0}, {"colour": 1}])
 def test_values_out_of_range(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         deployment(**changes)
-
-
-def test_queue_timeout_is_seconds() -> None:
-    assert deployment(queue_timeout=1.5).queue_timeout_microseconds == 1_500_000

@@ -64,13 +64,13 @@ def test_inputs_and_outputs_are_the_contracts(deployment: Deployment) -> None:
     }
 
 
-def test_one_light_instance_and_a_queue_policy(deployment: Deployment) -> None:
+def test_one_light_instance_and_a_queue_policy_with_which_the_batcher_looks_ahead(deployment: Deployment) -> None:
     config = parse(render(deployment)[CONFIG].decode())
     assert config.backend == "python"
     assert [(group.count, group.kind) for group in config.instance_group] == [(1, config.instance_group[0].KIND_CPU)]
     policy = config.dynamic_batching.default_queue_policy
-    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (1024, 2_500_000)
-    assert policy.allow_timeout_override
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (0, 0)
+    assert not policy.allow_timeout_override
     assert policy.timeout_action == policy.REJECT
     assert not config.HasField("version_policy")
 

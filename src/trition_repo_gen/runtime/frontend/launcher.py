@@ -130,8 +130,6 @@ class Launcher:
             RUN_FOLDER_VARIABLE: str(self.folder),
             PARENT_VARIABLE: str(os.getpid()),
         }
-        # Threads that spin while they wait for work starve the other ranks of a CPU, and the stub.
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if remote_endpoint is not None:
             environment[REMOTE_FRONTEND_VARIABLE] = remote_endpoint
         else:

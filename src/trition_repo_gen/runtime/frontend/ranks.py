@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class RanksError(RuntimeError):
 @dataclass
 class _LeaderState:
     ready: Ready
+    inbox: bytes
+    """The identity of the socket that takes its requests."""
     rows: set[int] = field(default_factory=set)
 
 
@@ -102,9 +104,7 @@ class Ranks:
         if self._failure is not None:
             raise RanksError(self._failure)
         readies = [leader.ready for leader in self._leaders.values()]
-        return Ready(
-            len(readies), sum(r.slots for r in readies), readies[0].max_sequence_length, readies[0].max_prompt_bytes
-        )
+        return replace(readies[0], slots=sum(ready.slots for ready in readies))
 
     def submit(self, row: Row, on_outcome: Callable[[Outcome], None]) -> int:
         """Hand a row over; `on_outcome` is called once, on the ranks' thread. Returns the row's id."""
@@ -210,8 +210,8 @@ class Ranks:
             self._greet(identity, message)
         elif isinstance(message, Fatal) and self._failure is None:
             self._cannot_start(message)
-        elif isinstance(message, Ready) and identity in self._known:
-            self._leaders[identity] = _LeaderState(message)
+        elif isinstance(message, Ready) and message.uplink in self._known:
+            self._leaders[message.uplink] = _LeaderState(message, identity)
             if len(self._leaders) == message.groups:
                 self._up = True
                 self._settled.set()
@@ -284,18 +284,18 @@ class Ranks:
     def _handle(self, command: "_Submission | Cancel", router: "zmq.Socket[bytes]") -> None:
         if isinstance(command, Cancel):
             if self._pending.pop(command.id, None) is not None:
-                for identity, leader in self._leaders.items():
+                for leader in self._leaders.values():
                     if command.id in leader.rows:
                         leader.rows.discard(command.id)
-                        router.send_multipart([identity, encode(command)])
+                        router.send_multipart([leader.inbox, encode(command)])
             return
         if not self._up:
             command.on_outcome(Refused(command.id, "UNAVAILABLE", self._unavailable))
             return
-        identity, leader = min(self._leaders.items(), key=lambda item: len(item[1].rows) / item[1].ready.slots)
+        leader = min(self._leaders.values(), key=lambda leader: len(leader.rows) / leader.ready.slots)
         leader.rows.add(command.id)
         self._pending[command.id] = command.on_outcome
-        router.send_multipart([identity, encode(Generate(command.id, command.row))])
+        router.send_multipart([leader.inbox, encode(Generate(command.id, command.row))])
 
     def _settle(self, identity: bytes, row_id: int, outcome: Outcome) -> None:
         if leader := self._leaders.get(identity):

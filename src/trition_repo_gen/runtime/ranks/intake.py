@@ -1,4 +1,4 @@
-"""The leader's inbox: requests from the stub become tokens on a thread of their own, so that no step waits for them."""
+"""The leader's inbox: requests arrive and become tokens on a thread of their own, while steps run."""
 
 import contextlib
 import os
@@ -7,57 +7,60 @@ import threading
 
 import zmq
 
-from ..protocol import Cancel, Generate
+from ..protocol import Cancel, Generate, Ready, decode, encode
 from .text import Prompt, PromptError, TextCodec
 from .uplink import Uplink
 
+Arrival = tuple[Generate, Prompt | PromptError] | Cancel
+
 
 class Intake:
-    """Collects what has come for the group since the last step."""
+    """Collects what has come for the group since the last step.
 
-    def __init__(self, uplink: Uplink, codec: TextCodec):
-        self._uplink = uplink
+    Args:
+        uplink: tells where the stub is.
+        codec: makes prompts into tokens.
+        ready: what the stub learns first; it sends requests from then on.
+    """
+
+    def __init__(self, uplink: Uplink, codec: TextCodec, ready: Ready):
         self._codec = codec
-        self._raw: queue.SimpleQueue[Generate] = queue.SimpleQueue()
-        self._encoded: queue.SimpleQueue[tuple[Generate, Prompt | PromptError]] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         self._poller.register(self._bell, zmq.POLLIN)
-        self._poller.register(uplink.socket, zmq.POLLIN)
-        threading.Thread(target=self._encode_forever, name="tokenizer", daemon=True).start()
+        inbox = uplink.open_inbox()
+        inbox.send(encode(ready))
+        threading.Thread(target=self._receive_forever, args=(inbox,), name="intake", daemon=True).start()
 
     def also_wake_for(self, socket: "zmq.Socket[bytes]") -> None:
         """Let `collect` return when something comes on `socket`, too."""
         self._poller.register(socket, zmq.POLLIN)
 
-    def collect(self, *, wait: bool) -> tuple[list[tuple[Generate, Prompt | PromptError]], list[int]]:
-        """Return requests with their tokens, in order of arrival, and ids of cancelled ones.
+    def collect(self, *, wait: bool) -> list[Arrival]:
+        """Return requests with their tokens, and cancellations, in order of arrival.
 
         Args:
             wait: return only when there is something to look at.
         """
-        cancelled: list[int] = []
         if wait:
             self._poller.poll()
-        for message in self._uplink.receive():
-            if isinstance(message, Generate):
-                self._raw.put(message)
-            elif isinstance(message, Cancel):
-                cancelled.append(message.id)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        encoded = []
+        arrivals: list[Arrival] = []
         with contextlib.suppress(queue.Empty):
             while True:
-                encoded.append(self._encoded.get_nowait())
-        return encoded, cancelled
+                arrivals.append(self._arrivals.get_nowait())
+        return arrivals
 
-    def _encode_forever(self) -> None:
+    def _receive_forever(self, inbox: "zmq.Socket[bytes]") -> None:
         while True:
-            request = self._raw.get()
-            try:
-                outcome: Prompt | PromptError = self._codec.encode(request.row)
-            except PromptError as error:
-                outcome = error
-            self._encoded.put((request, outcome))
+            message = decode(inbox.recv())
+            self._arrivals.put((message, self._encode(message)) if isinstance(message, Generate) else message)
             os.eventfd_write(self._bell, 1)
+
+    def _encode(self, request: Generate) -> Prompt | PromptError:
+        try:
+            return self._codec.encode(request.row)
+        except PromptError as error:
+            return error

@@ -49,6 +49,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
         cpu.after_import()
     from .bus import Bus
     from .engine import RankEngine
+    from .intake import Intake
     from .serving import serve
     from .text import TextCodec
     from .topology import discover
@@ -70,18 +71,32 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     engine = RankEngine(loaded, settings, codec)
     engine.loop.run_until_complete(engine.warm_up())
     bus = Bus(group, rank)
+    intake = None
     if bus.is_leader:
         uplink.progress(f"ready after {time.monotonic() - started:.1f} s")
-        uplink.send(
+        intake = Intake(
+            uplink,
+            codec,
             Ready(
+                uplink=uplink.identity,
                 groups=groups,
                 slots=engine.slots * len(group.speakers),
                 max_sequence_length=settings.max_sequence_length,
                 max_prompt_bytes=settings.max_sequence_length * codec.max_token_bytes(),
-            )
+            ),
         )
     return lambda: engine.loop.run_until_complete(
-        serve(group, replica, rank, bus=bus, uplink=uplink, codec=codec, engine=engine, eos_ids=loaded.eos_ids)
+        serve(
+            group,
+            replica,
+            rank,
+            bus=bus,
+            uplink=uplink,
+            intake=intake,
+            codec=codec,
+            engine=engine,
+            eos_ids=loaded.eos_ids,
+        )
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from ..protocol import Done, Refused
+from ..protocol import Cancel, Done, Refused
 from .bus import Admission, Bus, Ending, Gone, Plan
 from .engine import RankEngine
 from .intake import Intake
@@ -15,7 +15,7 @@ from .uplink import Uplink
 class Leader:
     """Decides what the group does next, from what the stub sent and what became of earlier rows."""
 
-    def __init__(self, group: Group, bus: Bus, uplink: Uplink, codec: TextCodec, engine: RankEngine):
+    def __init__(self, group: Group, bus: Bus, uplink: Uplink, intake: Intake, engine: RankEngine):
         self._bus = bus
         self._uplink = uplink
         self._engine = engine
@@ -23,17 +23,21 @@ class Leader:
         """Unfinished rows and the replica of each."""
         self._load = dict.fromkeys(group.speakers, 0)
         self._ending: list[int] = []
-        self._intake = Intake(uplink, codec)
+        self._intake = intake
         if len(group.ranks) > 1:
-            self._intake.also_wake_for(bus.reports)
+            intake.also_wake_for(bus.reports)
 
     def next_plan(self) -> Plan:
         """Return and publish the next plan; with no row anywhere, wait for one."""
         admissions: list[Admission] = []
-        arrivals, ending = self._intake.collect(wait=not (self._running or self._ending))
+        arrivals = self._intake.collect(wait=not (self._running or self._ending))
         for report in self._bus.read_reports():
             self.settle(report)
-        for request, prompt in arrivals:
+        for arrival in arrivals:
+            if isinstance(arrival, Cancel):
+                self._ending.append(arrival.id)
+                continue
+            request, prompt = arrival
             if isinstance(prompt, PromptError):
                 self._uplink.send(Refused(request.id, "INVALID_ARG", str(prompt)))
             elif sentence := self._engine.why_impossible(len(prompt.tokens), request.row):
@@ -44,7 +48,7 @@ class Leader:
                 self._load[replica] += 1
                 text = prompt.text if request.row.echo else ""
                 admissions.append(Admission(request.id, replica, request.row, prompt.tokens, text))
-        ending = [request_id for request_id in self._ending + ending if request_id in self._running]
+        ending = [request_id for request_id in self._ending if request_id in self._running]
         self._ending = []
         plan = Plan(admissions, ending, step=bool(self._running))
         if plan.admissions or plan.ending or plan.step:
@@ -68,12 +72,13 @@ async def serve(
     *,
     bus: Bus,
     uplink: Uplink,
+    intake: Intake | None,
     codec: TextCodec,
     engine: RankEngine,
     eos_ids: list[int],
 ) -> NoReturn:
-    """Serve until the process is ended."""
-    leader = Leader(group, bus, uplink, codec, engine) if bus.is_leader else None
+    """Serve until the process is ended. `intake` is the leader's."""
+    leader = Leader(group, bus, uplink, intake, engine) if intake is not None else None
     replies = Replies(codec, eos_ids) if rank == group.speakers.get(replica) else None
     report = leader.settle if leader is not None else bus.report
     while True:

@@ -1,24 +1,27 @@
 """A rank's connection to Triton's stub."""
 
 import os
+import uuid
 from typing import Any
 
 import zmq
 
-from ..protocol import FRONTEND_VARIABLE, RUN_FOLDER_VARIABLE, Hello, Progress, decode, encode
+from ..protocol import FRONTEND_VARIABLE, RUN_FOLDER_VARIABLE, Hello, Progress, encode
 
 
 class Uplink:
-    """Sends messages to the stub and, on leaders, receives them.
+    """Sends messages to the stub.
 
     Ranks of other nodes learn the stub's endpoint only when all ranks have met; until then messages are kept.
     """
 
     def __init__(self, rank: int):
         self._rank = rank
-        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 1000)  # milliseconds
-        self._early: list[bytes] | None = []
+        self.identity = f"rank {rank} {uuid.uuid4().hex}".encode()
+        self._socket = _dealer()
+        self._socket.setsockopt(zmq.IDENTITY, self.identity)
+        self._endpoint: str | None = None
+        self._early: list[bytes] = []
         self.send(
             Hello(
                 rank=rank,
@@ -34,36 +37,40 @@ class Uplink:
     @property
     def connected(self) -> bool:
         """Whether `connect` was called."""
-        return self._early is None
+        return self._endpoint is not None
 
     def connect(self, endpoint: str) -> None:
         """Connect to the stub and send what was held back so far."""
-        self.socket.connect(endpoint)
-        early, self._early = self._early or [], None
+        self._socket.connect(endpoint)
+        self._endpoint = endpoint
+        early, self._early = self._early, []
         for frame in early:
-            self.socket.send(frame)
+            self._socket.send(frame)
+
+    def open_inbox(self) -> "zmq.Socket[bytes]":
+        """Return another connection to the stub, for a thread of its own: sockets are not to be shared."""
+        assert self._endpoint is not None
+        inbox = _dealer()
+        inbox.connect(self._endpoint)
+        return inbox
 
     def send(self, message: Any) -> None:
         """Send a message; never blocks."""
-        if self._early is not None:
-            self._early.append(encode(message))
+        if self.connected:
+            self._socket.send(encode(message))
         else:
-            self.socket.send(encode(message))
+            self._early.append(encode(message))
 
     def progress(self, text: str) -> None:
         """Say what this rank is doing."""
         self.send(Progress(self._rank, text))
 
-    def receive(self) -> list[Any]:
-        """Return the messages that have come since, without waiting."""
-        messages: list[Any] = []
-        while True:
-            try:
-                messages.append(decode(self.socket.recv(zmq.NOBLOCK)))
-            except zmq.Again:
-                break
-        return messages
-
     def close(self) -> None:
         """Let what was sent leave, then close all of this process's sockets."""
         zmq.Context.instance().destroy(linger=1000)
+
+
+def _dealer() -> "zmq.Socket[bytes]":
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 1000)  # milliseconds
+    return socket

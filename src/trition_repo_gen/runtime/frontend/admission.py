@@ -1,0 +1,103 @@
+"""Who may go to the ranks now, who waits, and who is turned away."""
+
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+
+class Request(Protocol):
+    """What wants to go in."""
+
+    places: int
+    """Rows."""
+    deadline: float
+    """When it does not want to wait any longer, on the monotonic clock; infinity for never."""
+
+    def start(self) -> None:
+        """It is in: `places` are its own until `Admission.leave` gives them back."""
+
+    def turn_away(self, sentence: str) -> None:
+        """It will not go in."""
+
+
+class Admission:
+    """Lets requests in, in order of arrival, while there are places. A request that is larger than all goes in alone.
+
+    Triton's queue could do this if `execute` blocked while the ranks are full. But with a `max_queue_size` or a timeout
+    in `dynamic_batching` Triton's batcher does not look ahead, and then it can miss a request that comes between two
+    calls of `execute`: nothing wakes it before the next request or the end of half a second
+    (triton-inference-server/core, dynamic_batch_scheduler.cc: `Enqueue` asks for a waiting consumer, `BatcherThread`
+    waits for 500 ms). `bench/NOTES.md` has the numbers.
+
+    Args:
+        places: rows that the ranks run at once.
+        max_waiting: requests that may wait; 0 is no limit.
+    """
+
+    def __init__(self, places: int, max_waiting: int):
+        self._places = places
+        self._max_waiting = max_waiting
+        self._taken = 0
+        self._waiting: deque[Request] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._clock = threading.Thread(target=self._turn_late_ones_away, name="queue timeouts", daemon=True)
+        self._clock.start()
+
+    def enter(self, request: Request) -> None:
+        """Start the request, keep it waiting, or turn it away."""
+        with self._changed:
+            if not self._waiting and self._fits(request):
+                self._taken += request.places
+                full = False
+            else:
+                full = self._closed or 0 < self._max_waiting <= len(self._waiting)
+                if not full:
+                    self._waiting.append(request)
+                    self._changed.notify()
+                    return
+        if full:
+            request.turn_away(f"The server is full and {self._max_waiting} requests wait already; try again later.")
+        else:
+            request.start()
+
+    def leave(self, places: int) -> None:
+        """Give places back; who waits for them goes in."""
+        admitted = []
+        with self._changed:
+            self._taken -= places
+            while self._waiting and self._fits(self._waiting[0]):
+                request = self._waiting.popleft()
+                self._taken += request.places
+                admitted.append(request)
+        for request in admitted:
+            request.start()
+
+    def close(self) -> None:
+        """Turn away everybody who waits."""
+        with self._changed:
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._changed.notify()
+        for request in waiting:
+            request.turn_away("The server is stopping.")
+        self._clock.join()
+
+    def _fits(self, request: Request) -> bool:
+        return self._taken == 0 or self._taken + request.places <= self._places
+
+    def _turn_late_ones_away(self) -> None:
+        while not self._closed:
+            with self._changed:
+                now = time.monotonic()
+                late = [request for request in self._waiting if request.deadline <= now]
+                if not late:
+                    soonest = min((request.deadline for request in self._waiting), default=float("inf"))
+                    self._changed.wait(min(soonest - now, threading.TIMEOUT_MAX))
+                    continue
+                for request in late:
+                    self._waiting.remove(request)
+            for request in late:
+                request.turn_away("The server was full for as long as the request could wait; try again later.")
