@@ -4,18 +4,13 @@ import contextlib
 import itertools
 import statistics
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tritonclient.http
-
 from bench.deployment import MODEL, build, describe
 from bench.engine import InProcess, in_process
+from bench.load import over_http
 from bench.report import console, load_average, table, write
 from trition_repo_gen.server import free_ports, running_server
 
@@ -72,7 +67,7 @@ def _compare(url: str, engine: InProcess, clients: int, trials: int) -> dict[str
     rates: dict[str, list[float]] = {"server": [], "runtime": [], "megatron": []}
     for trial in range(-1, trials):  # the first warms up
         now = {
-            "server": over_http(url, clients, prompts),
+            "server": over_http(url, MODEL, clients, prompts, MAX_LENGTH).rate,
             "runtime": engine.rate("runtime", clients, prompts, MAX_LENGTH),
             "megatron": engine.rate("megatron", clients, prompts, MAX_LENGTH),
         }
@@ -96,44 +91,3 @@ def serving(repository: Path) -> Iterator[str]:
     with running_server(repository, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=1800) as server:
         assert server.http_url is not None
         yield server.http_url
-
-
-def over_http(url: str, clients: int, prompts: Sequence[str]) -> float:
-    """Send all prompts with `clients` of them in flight; return tokens per second.
-
-    Every client is a thread with a connection of its own.
-    """
-    waiting = iter(prompts)
-    lock = threading.Lock()
-    start = threading.Barrier(clients + 1)
-
-    def ask_until_none_is_left() -> int:
-        tokens = 0
-        with contextlib.closing(tritonclient.http.InferenceServerClient(url, network_timeout=600.0)) as client:
-            client.is_server_live()  # connects
-            start.wait()
-            while True:
-                with lock:
-                    prompt = next(waiting, None)
-                if prompt is None:
-                    return tokens
-                result = client.infer(MODEL, _inputs(prompt), outputs=_OUTPUTS)
-                tokens += int(result.as_numpy("completion_tokens")[0, 0])
-
-    with ThreadPoolExecutor(clients) as pool:
-        futures = [pool.submit(ask_until_none_is_left) for _ in range(clients)]
-        start.wait()
-        started = time.perf_counter()
-        tokens = sum(future.result() for future in futures)
-        return tokens / (time.perf_counter() - started)
-
-
-_OUTPUTS = [tritonclient.http.InferRequestedOutput(name) for name in ("sentences", "completion_tokens")]
-
-
-def _inputs(prompt: str) -> list[tritonclient.http.InferInput]:
-    prompts = tritonclient.http.InferInput("prompts", [1, 1], "BYTES")
-    prompts.set_data_from_numpy(np.array([[prompt.encode()]], dtype=np.object_))
-    max_length = tritonclient.http.InferInput("max_length", [1, 1], "INT64")
-    max_length.set_data_from_numpy(np.array([[MAX_LENGTH]], dtype=np.int64))
-    return [prompts, max_length]

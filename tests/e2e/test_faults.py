@@ -12,27 +12,10 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build
-from trition_repo_gen.server import Server, ServerExitedError, free_ports, running_server
+from trition_repo_gen.server import ServerExitedError, free_ports, running_server
 from trition_repo_gen.server.descendants import marked_processes
 
 LONG = "Count from one to twenty."
-
-
-def rank_processes(server: Server) -> dict[int, int]:
-    """Return the ids of the ranks' processes by rank, from their environment."""
-    found = {}
-    for pid in marked_processes(server.mark):
-        variables = dict(entry.split(b"=", 1) for entry in _environment(pid) if b"=" in entry)
-        if b"RANK" in variables:
-            found[int(variables[b"RANK"])] = pid
-    return found
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def wait_for_end(pids: list[int], seconds: float) -> None:
@@ -55,7 +38,7 @@ def two_ranks(serve: Serve) -> Any:
 
 def test_a_killed_rank_fails_what_runs_and_comes_back(two_ranks: Serving) -> None:
     expected = two_ranks.ask(PROMPTS[0]).sentences
-    killed = rank_processes(two_ranks.server)
+    killed = two_ranks.server.ranks()
     assert sorted(killed) == [0, 1]
     back = LogLine(two_ranks, "2 ranks take requests")
 
@@ -83,7 +66,7 @@ def test_a_killed_leader_fails_what_runs_and_comes_back(two_ranks: Serving) -> N
     expected = two_ranks.ask(PROMPTS[0]).sentences
     back = LogLine(two_ranks, "2 ranks take requests")
 
-    os.kill(rank_processes(two_ranks.server)[0], signal.SIGKILL)
+    os.kill(two_ranks.server.ranks()[0], signal.SIGKILL)
 
     back.wait()
     assert two_ranks.ask(PROMPTS[0]).sentences == expected
@@ -100,7 +83,7 @@ def test_nothing_survives_a_killed_tritonserver(two_ranks: Serving) -> None:
 
 def test_nothing_survives_a_killed_stub(serve: Serve) -> None:
     with serve("llama") as serving:
-        ranks = rank_processes(serving.server)
+        ranks = serving.server.ranks()
         (stub,) = [
             pid for pid in marked_processes(serving.server.mark) if _program(pid) == "triton_python_backend_stub"
         ]

@@ -76,6 +76,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES | {"tie_word_embeddings": True})),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, head_dim=16)),
     "qwen3moe": lambda: transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**SIZES | MOE)),
+    "qwen3moe_wide": lambda: transformers.Qwen3MoeForCausalLM(  # FlashAttention wants heads of at least 64
+        transformers.Qwen3MoeConfig(**SIZES | MOE | {"hidden_size": 256, "head_dim": 64, "initializer_range": 0.1})
+    ),
     "deepseekv3": lambda: transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**SIZES | MLA)),
 }
 

@@ -24,6 +24,12 @@ def marked_processes(mark: str) -> list[int]:
     return [pid for pid in _processes() if pid != os.getpid() and _has(pid, entry)]
 
 
+def variables(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; nothing if it has ended."""
+    entries = (os.fsdecode(entry).partition("=") for entry in _environment(pid))
+    return {name: value for name, _, value in entries}
+
+
 def end_marked(mark: str, patience: float = _PATIENCE) -> list[int]:
     """End all processes that were started with `mark`: wait for them, then terminate, then kill.
 
@@ -75,7 +81,11 @@ def _processes() -> Iterator[int]:
 
 def _has(pid: int, entry: bytes) -> bool:
     """Whether the process was started with `entry` in its environment; a zombie has none left."""
+    return entry in _environment(pid)
+
+
+def _environment(pid: int) -> list[bytes]:
     try:
-        return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return False
+        return []

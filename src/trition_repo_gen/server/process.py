@@ -17,7 +17,7 @@ from typing import IO
 from trition_repo_gen.errors import ServerError
 
 from .command import Plan, ServeOptions, check_ports, models_to_wait_for, plan
-from .descendants import MARK, end_marked, wait_for
+from .descendants import MARK, end_marked, marked_processes, variables, wait_for
 from .find import find_tritonserver
 from .prepare import prepare
 from .watch import first_unready
@@ -111,6 +111,14 @@ class Server:
     def mark(self) -> str:
         """What all its processes have in their environment; see `descendants`."""
         return self._mark
+
+    def ranks(self) -> dict[int, int]:
+        """Return the process ids of the ranks that its stubs have started, by rank."""
+        found: dict[int, int] = {}
+        for pid in sorted(marked_processes(self._mark)):
+            if (rank := variables(pid).get("RANK")) is not None:
+                found.setdefault(int(rank), pid)  # what a rank started has its environment, too
+        return found
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""What only GPUs can say, through stock tritonserver: `python -m bench.gpu --help`."""

@@ -1,0 +1,111 @@
+"""Runs the GPU benchmarks in the ranks' environment or any other that has this project's base packages."""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.deployment import CHECKOUT
+from bench.gpu import answers, faults, speed
+from bench.gpu.serving import Host
+from bench.report import console, load_average, write
+
+STAGES = ("answers", "faults", "speed")
+
+
+def main() -> int:
+    """Run the stages that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"{', '.join(STAGES)} [default: all]")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs to use, 1 or 2 [default: 1]")
+    parser.add_argument("--shape", default="8b", help="8b, 1b or tiny: the model of the stage speed [default: 8b]")
+    parser.add_argument("--layouts", help="of the stage speed, comma-separated [default: all that the GPUs allow]")
+    parser.add_argument("--rank-python", default=sys.executable, help="the interpreter that has Megatron")
+    parser.add_argument("--tritonserver", help="the program [default: the one that trgen serve finds]")
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / ".cache/bench/gpu", help="for checkpoints and logs")
+    parser.add_argument("--name", default="gpu", help="the results' name: bench/results/NAME.json [default: gpu]")
+    arguments = parser.parse_args()
+    stages = arguments.stages or list(STAGES)
+    if unknown := sorted(set(stages) - set(STAGES)):
+        parser.error(f"there is no stage {unknown[0]!r}; write one of {', '.join(STAGES)}")
+
+    load_before = load_average()
+    make = Maker(arguments.folder, arguments.rank_python)
+    host = Host(arguments.folder, arguments.rank_python, arguments.tritonserver)
+    results: dict[str, Any] = {"gpus": arguments.gpus}
+    for stage in stages:
+        started = time.monotonic()
+        console.rule(stage)
+        if stage == "answers":
+            results[stage] = answers.run(host, make.trained(), make.experts(), arguments.gpus)
+        elif stage == "faults" and arguments.gpus > 1:
+            results[stage] = faults.run(host, make.trained())
+        elif stage == "speed":
+            layouts = _layouts(arguments.gpus)
+            if arguments.layouts:
+                layouts = {name: layouts[name] for name in arguments.layouts.split(",")}
+            results["shape"] = arguments.shape
+            results[stage] = speed.run(host, make.random(arguments.shape), layouts)
+        console.print(f"{stage}: {time.monotonic() - started:.0f} s", style="dim")
+        write(arguments.name, results, rank_python=Path(arguments.rank_python), load_before=load_before)
+    return 0
+
+
+def _layouts(gpus: int) -> dict[str, tuple[dict[str, Any], tuple[int, ...]]]:
+    graphs = {"enable_cuda_graphs": True}
+    layouts: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {"one-gpu": (graphs, (1, 64, 256))}
+    if gpus > 1:
+        layouts["tp2"] = (graphs | {"tensor_parallel_size": 2}, (1, 64, 256))
+        layouts["dp2"] = (graphs | {"num_gpus": 2}, (512,))
+    return layouts
+
+
+class Maker:
+    """Makes checkpoints, each once."""
+
+    def __init__(self, folder: Path, rank_python: str):
+        self._folder = folder / "checkpoints"
+        self._rank_python = rank_python
+
+    def trained(self) -> Path:
+        """The trained tiny Llama."""
+        return self._converted("trained", CHECKOUT / "examples/tiny_llama")
+
+    def experts(self) -> Path:
+        """A tiny random Qwen3-MoE with heads that FlashAttention takes."""
+        name = "qwen3moe_wide"
+        models = self._folder / "hugging_face"
+        if not (models / name).exists():
+            self._run(CHECKOUT / "tests/models/random_models.py", models, name)
+        return self._converted(name, models / name)
+
+    def random(self, shape: str) -> Path:
+        """A random Llama of one of `make_random_model.py`'s shapes."""
+        out = self._folder / shape
+        if not _complete(out):
+            tokenizer = CHECKOUT / "examples/tiny_llama"
+            self._run(CHECKOUT / "bench/gpu/make_random_model.py", tokenizer, out, "--shape", shape)
+        return out
+
+    def _converted(self, name: str, source: Path) -> Path:
+        out = self._folder / name
+        if not _complete(out):
+            self._run(CHECKOUT / "examples/make_checkpoint.py", "--dtype", "bfloat16", source, out)
+        return out
+
+    def _run(self, *command: str | Path) -> None:
+        started = time.monotonic()
+        completed = subprocess.run([self._rank_python, *command], capture_output=True, text=True, check=False)
+        if completed.returncode:
+            sys.exit(f"`{command}` failed:\n{completed.stderr[-4000:]}")
+        console.print(f"{Path(command[0]).name}: {time.monotonic() - started:.0f} s", style="dim")
+
+
+def _complete(checkpoint: Path) -> bool:
+    return (checkpoint / "latest_checkpointed_iteration.txt").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
