@@ -24,6 +24,7 @@ GPU_ONLY: dict[str, object] = {
     "fused_residual_rmsnorm": False,
     "gradient_accumulation_fusion": False,
     "hidden_dropout": 0.0,
+    "inference_cuda_graph_scope": None,
     "masked_softmax_fusion": False,
     "memory_efficient_layer_norm": False,
     "moe_grouped_gemm": False,
