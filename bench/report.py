@@ -48,7 +48,7 @@ def write(name: str, results: Any, *, rank_python: Path | None = None, load_befo
         load_before: the machine's load average before the benchmark. Numbers from a busy machine say little.
     """
     document = {
-        "command": f"python -m bench {' '.join(_without_folders(sys.argv[1:]))}",
+        "command": f"python -m {_module()} {' '.join(_without_folders(sys.argv[1:]))}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine() | {"load_before": round(load_before, 2)},
         "versions": {
@@ -101,6 +101,11 @@ def _versions(python: Path, names: Sequence[str]) -> dict[str, str]:
     answer = subprocess.run([python, "-c", _VERSIONS, *names], capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(answer.stdout)
     return found
+
+
+def _module() -> str:
+    """Return the package whose `__main__` runs."""
+    return str(sys.modules["__main__"].__package__ or "bench")
 
 
 def _without_folders(words: Sequence[str]) -> list[str]:

@@ -49,7 +49,6 @@ def _measure(running: Serving, concurrency: tuple[int, ...]) -> dict[str, Any]:
             "ms_per_decode_step": 1000 * (seconds - first) / (NEW_TOKENS - 1),
         }
         console.print(f"{running.model}, {clients} at once: {result[str(clients)]}", style="dim")
-    result["log"] = [line for line in running.log if "[trgen" in line][-12:]
     return result
 
 
