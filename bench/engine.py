@@ -48,7 +48,8 @@ class InProcess:
 def in_process(repository: Repository, rank_python: Path, script: Path = _SCRIPT) -> Iterator[InProcess]:
     """Run the process within a `with` block, which begins when the engine takes rows."""
     environment = os.environ | {"TRGEN_SETTINGS": json.dumps(repository.parameters())}
-    environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as the ranks have it
+    for name, value in (("GLOO_SOCKET_IFNAME", "lo"), ("GOMP_SPINCOUNT", "1000")):  # as the ranks have them
+        environment.setdefault(name, value)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [rank_python, script, repository.version_folder],

@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ INPUTS = {
     "echo": "BOOL",
     "use_greedy": "BOOL",
     "repetition_penalty": "FP32",
+    "min_length": "INT64",
     "stop_words": "BYTES",
 }
 PROMPTS = [
@@ -118,6 +120,23 @@ class Serving:
         """HOST:PORT of the HTTP endpoint."""
         assert self.server.http_url is not None
         return self.server.http_url
+
+
+class LogLine:
+    """Waits for the next line of the server's log that has a text in it."""
+
+    def __init__(self, serving: "Serving", text: str):
+        self._found = threading.Event()
+        self._text = text
+        serving.listeners.append(self._look)
+
+    def _look(self, line: str) -> None:
+        if self._text in line:
+            self._found.set()
+
+    def wait(self) -> None:
+        """Wait until it came."""
+        assert self._found.wait(READY_SECONDS), f"no line with {self._text!r} came"
 
 
 def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Serve, Serving, build
+from tests.e2e.serving import PROMPTS, READY_SECONDS, LogLine, Serve, Serving, build
 from trition_repo_gen.server import ServerExitedError, free_ports, running_server
 from trition_repo_gen.server.descendants import marked_processes
 
@@ -120,22 +119,6 @@ def test_an_interpreter_that_is_not_there_is_named(
         running_server(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=READY_SECONDS),
     ):
         pass
-
-
-class LogLine:
-    """Waits for the next line of the server's log that has a text in it."""
-
-    def __init__(self, serving: Serving, text: str):
-        self._found = threading.Event()
-        self._text = text
-        serving.listeners.append(self._look)
-
-    def _look(self, line: str) -> None:
-        if self._text in line:
-            self._found.set()
-
-    def wait(self) -> None:
-        assert self._found.wait(READY_SECONDS), f"no line with {self._text!r} came"
 
 
 def _program(pid: int) -> str:

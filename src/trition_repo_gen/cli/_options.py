@@ -103,6 +103,7 @@ BUILD = FlagGroup(
         ),
         "processor_name": Option("--processor-name", metavar="NAME", help="Accepted: has no effect on an LLM."),
         "max_batch_size": _count("--max-batch-size", "-mbs", help="Rows that one request may have."),
+        "no_stream": Option("--no-stream", help="Write no NAME_stream beside the model, which streams its answers."),
         "max_queue_size": _count("--max-queue-size", least=0, help="Requests that may wait; 0 is no limit."),
         "queue_timeout": Option(
             "--queue-timeout",

@@ -37,6 +37,9 @@ def print_build(result: "Build") -> None:
     deployment, checkpoint = result.deployment, result.checkpoint
     verb = "would be " if result.dry_run and result.written.outcome != "unchanged" else ""
     typer.echo(f"{verb}{result.written.outcome}: {deployment.model_folder} (version {deployment.model_version})")
+    if result.stream is not None:
+        verb = "would be " if result.dry_run and result.stream.outcome != "unchanged" else ""
+        typer.echo(f"{verb}{result.stream.outcome}: {deployment.stream_folder}, which streams its answers")
     if result.written.outcome == "updated":
         typer.echo(f"changed: {_list(list(map(str, result.written.changed)))}")
     if result.written.edited and not result.dry_run:

@@ -14,6 +14,8 @@ from trition_repo_gen.cli._flags import FlagGroup, takes
 from trition_repo_gen.errors import QueryError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trition_repo_gen.clients import Completion
 
 _SAMPLING = "How the answer is chosen"
@@ -35,6 +37,7 @@ class QueryFlags:
     top_p: float = 0.0
     temperature: float = 1.0
     repetition_penalty: float | None = None
+    min_length: int | None = None
     random_seed: int | None = None
     stop: list[str] | None = None
     init_timeout: float = 60.0
@@ -43,6 +46,7 @@ class QueryFlags:
     compute_logprob: bool = False
     n_top_logprobs: int | None = None
     json_: bool = False
+    stream: bool = False
 
     def address(self) -> str:
         """Return the URL with the protocol that was asked for.
@@ -88,6 +92,7 @@ class QueryFlags:
             "top_p": self.top_p,
             "temperature": self.temperature,
             "repetition_penalty": self.repetition_penalty,
+            "min_length": self.min_length,
             "random_seed": self.random_seed,
             "stop_words": self.stop or None,
             "echo": self.echo or None,
@@ -130,6 +135,7 @@ QUERY = FlagGroup(
         "random_seed": Option(
             "--random-seed", "-rs", help="The same seed gives the same answer.", rich_help_panel=_SAMPLING
         ),
+        "min_length": Option("--min-length", help="Least new tokens.", rich_help_panel=_SAMPLING),
         "stop": Option(
             "--stop", help="A text that ends the answer; may be given several times.", rich_help_panel=_SAMPLING
         ),
@@ -142,6 +148,7 @@ QUERY = FlagGroup(
         "n_top_logprobs": Option(
             "--n-top-logprobs", help="With --json: that many most likely tokens.", rich_help_panel=_OUTPUT
         ),
+        "stream": Option("--stream", help="Print the answer as it grows.", rich_help_panel=_OUTPUT),
         "json_": Option("--json", help="Print one JSON document, as OpenAI's completions.", rich_help_panel=_OUTPUT),
     },
 )
@@ -167,14 +174,29 @@ def query(flags: QueryFlags) -> None:
         with LLMClient(flags.address(), flags.model_name, timeout=flags.timeout) as client:
             client.wait_ready(flags.init_timeout)
             prompt = [{"role": "user", "content": text}] if flags.chat else text
-            (completion,) = client.infer([prompt], **flags.parameters())
+            if flags.stream:
+                completion = _print_stream(client.stream(prompt, **flags.parameters()), quiet=flags.json_)
+            else:
+                (completion,) = client.infer([prompt], **flags.parameters())
     except ServerFailedError as error:
         typer.echo(f"trgen: {error}", err=True)
         raise typer.Exit(1) from None
     if flags.json_:
         typer.echo(json.dumps(document(flags.model_name, completion), ensure_ascii=False))
-    else:
+    elif not flags.stream:
         typer.echo(completion.text)
+
+
+def _print_stream(pieces: "Iterator[str | Completion]", *, quiet: bool) -> "Completion":
+    """Print text as it comes; return the whole answer."""
+    for piece in pieces:
+        if not isinstance(piece, str):
+            completion = piece
+        elif not quiet:
+            typer.echo(piece, nl=False)
+    if not quiet:
+        typer.echo()
+    return completion
 
 
 def document(model: str, completion: "Completion") -> dict[str, Any]:

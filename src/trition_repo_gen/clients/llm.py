@@ -1,7 +1,7 @@
 """A client of a language model: prompts and per-row parameters in, typed answers out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trition_repo_gen.errors import QueryError
 
 from .address import parse_url
+from .errors import ServerFailedError
 from .triton import TritonModel, column
 
 Messages = Sequence[Mapping[str, Any]]
@@ -25,6 +26,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "temperature": np.float32,
     "random_seed": np.int64,
     "repetition_penalty": np.float32,
+    "min_length": np.int64,
     "use_greedy": np.bool_,
     "echo": np.bool_,
     "apply_chat_template": np.bool_,
@@ -62,6 +64,7 @@ class LLMClient:
     """
 
     def __init__(self, url: str, model_name: str, *, timeout: float = 600.0) -> None:
+        self._timeout = timeout
         self._model = TritonModel(parse_url(url), model_name, timeout)
 
     def __enter__(self) -> Self:
@@ -89,10 +92,10 @@ class LLMClient:
 
         Args:
             prompts: N texts; with `apply_chat_template` conversations, as lists of messages or as their JSON.
-            parameters: `max_length`, `top_k`, `top_p`, `temperature`, `random_seed`, `repetition_penalty`,
-                `use_greedy`, `echo`, `apply_chat_template`, `compute_logprob`, `n_top_logprobs`: one value for all
-                rows, or a list of N. `stop_words`: a list of texts for all rows, or N such lists. None leaves the
-                server's default.
+            parameters: `max_length`, `min_length`, `top_k`, `top_p`, `temperature`, `random_seed`,
+                `repetition_penalty`, `use_greedy`, `echo`, `apply_chat_template`, `compute_logprob`, `n_top_logprobs`:
+                one value for all rows, or a list of N. `stop_words`: a list of texts for all rows, or N such lists.
+                None leaves the server's default.
 
         Raises:
             QueryError: a parameter is unknown or unfit, or the server refused the request.
@@ -123,6 +126,40 @@ class LLMClient:
             for row in range(rows)
         ]
 
+    def stream(self, prompt: Prompt, **parameters: Any) -> Iterator[str | Completion]:
+        """Send one prompt to the model's streaming twin; yield text as it comes, and the whole answer at the end.
+
+        Closing the iterator cancels the request.
+
+        Args:
+            prompt: as for `infer`.
+            parameters: as for `infer`, for one row.
+
+        Raises:
+            as `infer`.
+        """
+        twin = TritonModel(self._model.address, f"{self._model.name}_stream", self._timeout)
+        text = ""
+        with twin:
+            for response in twin.stream(_inputs([prompt], parameters)):
+                piece = response.get("sentences", "")
+                text += piece
+                if piece:
+                    yield piece
+                if "finish_reason" in response:
+                    log_probs = response.get("log_probs")
+                    top = response.get("top_logprobs")
+                    yield Completion(
+                        text=text,
+                        finish_reason=response["finish_reason"],
+                        prompt_tokens=int(response["prompt_tokens"]),
+                        completion_tokens=int(response["completion_tokens"]),
+                        log_probs=None if log_probs is None else tuple(np.ravel(log_probs).tolist()),
+                        top_logprobs=None if top is None else json.loads(top),
+                    )
+                    return
+        raise ServerFailedError("The server's stream ended before the answer did.")
+
     def infer_arrays(
         self, prompts: Sequence[Prompt], outputs: Sequence[str], *, with_lengths: bool = False, **parameters: Any
     ) -> dict[str, NDArray[Any]]:
@@ -138,12 +175,7 @@ class LLMClient:
         Raises:
             as `infer`.
         """
-        if not prompts:
-            raise QueryError("There is no prompt; send at least one.")
-        inputs = {"prompts": column([_encode_prompt(prompt) for prompt in prompts], np.object_)}
-        for name, value in parameters.items():
-            if value is not None:
-                inputs[name] = _tensor(name, value, len(prompts))
+        inputs = _inputs(prompts, parameters)
         wanted = list(outputs)
         if np.any(inputs.get("compute_logprob", False)):
             wanted += ["log_probs", "log_probs_lengths"] if with_lengths else ["log_probs"]
@@ -155,6 +187,16 @@ class LLMClient:
 def decode(value: bytes) -> str:
     """Return text of the wire; a token sequence may end in the middle of a character."""
     return value.decode(errors="replace")
+
+
+def _inputs(prompts: Sequence[Prompt], parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    if not prompts:
+        raise QueryError("There is no prompt; send at least one.")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return {
+        "prompts": column([_encode_prompt(prompt) for prompt in prompts], np.object_),
+        **{name: _tensor(name, value, len(prompts)) for name, value in given.items()},
+    }
 
 
 def _tensor(name: str, value: Any, rows: int) -> NDArray[Any]:

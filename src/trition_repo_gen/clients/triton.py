@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trition_repo_gen.errors import QueryError
 
+from . import streaming
 from .address import ServerAddress
 from .errors import RequestTooSlowError, ServerFailedError, from_triton
 
@@ -83,11 +84,7 @@ class TritonModel:
             QueryError: the server refused the request.
             ServerFailedError: it failed, or did not answer in time.
         """
-        tensors = []
-        for name, array in inputs.items():
-            tensor = self._tritonclient.InferInput(name, list(array.shape), _DATATYPES[array.dtype.kind])
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
+        tensors = self._tensors(inputs)
         wanted = [self._tritonclient.InferRequestedOutput(name) for name in outputs]
         options = {"client_timeout": self._timeout} if self.address.grpc else {}
         try:
@@ -99,6 +96,29 @@ class TritonModel:
             ) from None
         arrays = {name: result.as_numpy(name) for name in outputs}
         return {name: array for name, array in arrays.items() if array is not None}
+
+    def stream(self, inputs: Mapping[str, NDArray[Any]]) -> Iterator[streaming.Response]:
+        """Send one row and yield responses as they come; closing the iterator cancels the request.
+
+        Args:
+            inputs: as for `infer`, of shape (1, 1) each.
+
+        Raises:
+            as `infer`.
+        """
+        if self.address.grpc:
+            return streaming.over_grpc(self.address, self.name, self._tensors(inputs), self._timeout)
+        values = {name: array[0, 0] for name, array in inputs.items()}
+        plain = {name: v.decode() if isinstance(v, bytes) else v.item() for name, v in values.items()}
+        return streaming.over_http(self.address, self.name, plain, self._timeout)
+
+    def _tensors(self, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
+        tensors = []
+        for name, array in inputs.items():
+            tensor = self._tritonclient.InferInput(name, list(array.shape), _DATATYPES[array.dtype.kind])
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+        return tensors
 
     def _first_missing(self) -> str | None:
         """Return what does not answer, in words, or None."""

@@ -9,9 +9,9 @@ from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import CheckpointError
 from trition_repo_gen.repository.deployment import Deployment
 from trition_repo_gen.repository.options import BuildOptions
-from trition_repo_gen.repository.render import CONFIG, Files, render
-from trition_repo_gen.repository.validate import validate
-from trition_repo_gen.repository.write import Written, compare, write
+from trition_repo_gen.repository.render import CONFIG, Files, render, render_stream
+from trition_repo_gen.repository.validate import validate, validate_stream
+from trition_repo_gen.repository.write import Written, compare, refuse_foreign, remove, write
 from trition_repo_gen.runtime.settings import Settings
 
 
@@ -25,6 +25,8 @@ class Build:
     files: Files
     written: Written
     """What was done, in a dry run what would be done."""
+    stream: Written | None
+    """The same of the streaming twin's folder, if there is one."""
     dry_run: bool
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
@@ -49,10 +51,12 @@ def build_repository(options: BuildOptions) -> Build:
         model_version=options.model_version,
         model_repository=options.model_repository.expanduser(),
         max_batch_size=options.max_batch_size,
+        stream=not options.no_stream,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
     files = render(deployment)
     folder, version = deployment.model_folder, deployment.model_version
+    stream = _write_stream(deployment, options)
     if options.dry_run:
         validate(files[CONFIG].decode(), deployment)
         written = compare(folder, version, files)
@@ -65,7 +69,28 @@ def build_repository(options: BuildOptions) -> Build:
             check=lambda staged: validate((staged / CONFIG).read_text(encoding="utf-8"), deployment),
         )
     notes = (*layout_notes, *length_notes, *_idle_flags(options), *_surroundings(options, deployment))
-    return Build(deployment, checkpoint, layout, files, written, options.dry_run, notes)
+    return Build(deployment, checkpoint, layout, files, written, stream, options.dry_run, notes)
+
+
+def _write_stream(deployment: Deployment, options: BuildOptions) -> Written | None:
+    """Write the streaming twin, or remove the one of an earlier build, once both folders may be written."""
+    folder, version = deployment.stream_folder, deployment.model_version
+    refuse_foreign(deployment.model_folder, version, force=options.force)
+    if not deployment.stream:
+        if not options.dry_run:
+            remove(folder)
+        return None
+    files = render_stream(deployment)
+    if options.dry_run:
+        validate_stream(files[CONFIG].decode(), deployment)
+        return compare(folder, version, files)
+    return write(
+        folder,
+        version,
+        files,
+        force=options.force,
+        check=lambda staged: validate_stream((staged / CONFIG).read_text(encoding="utf-8"), deployment),
+    )
 
 
 def _checkpoint_path(options: BuildOptions) -> Path:

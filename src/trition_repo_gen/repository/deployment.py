@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.settings import Settings, StreamSettings
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
 class Deployment(BaseModel):
@@ -21,16 +21,18 @@ class Deployment(BaseModel):
     model_repository: Path
     max_batch_size: int = Field(default=8, ge=1)
     """Rows in one request; the batcher puts no more into one call of the stub either."""
+    stream: bool = True
+    """Whether a twin streams the answers."""
     settings: Settings
 
     @field_validator("model_name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
-            instead = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:128] or "model"
+            instead = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:121] or "model"
             raise RepositoryError(
                 f"{name!r} is no name for a Triton model, which is a folder and a part of URLs: letters, digits, "
-                f"'_', '-' and '.', 128 at most; write --model-name {instead}."
+                f"'_', '-' and '.', 121 at most; write --model-name {instead}."
             )
         return name
 
@@ -38,3 +40,18 @@ class Deployment(BaseModel):
     def model_folder(self) -> Path:
         """Where config.pbtxt lies."""
         return self.model_repository / self.model_name
+
+    @property
+    def stream_name(self) -> str:
+        """The name of the twin that streams."""
+        return f"{self.model_name}_stream"
+
+    @property
+    def stream_folder(self) -> Path:
+        """Where the twin's config.pbtxt lies."""
+        return self.model_repository / self.stream_name
+
+    @property
+    def stream_settings(self) -> StreamSettings:
+        """The twin's settings."""
+        return StreamSettings(stream_of=self.model_name, start_timeout=self.settings.start_timeout)

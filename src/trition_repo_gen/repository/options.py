@@ -45,6 +45,8 @@ class BuildOptions:
     inference_batch_times_seqlen_threshold: int | None = None
     processor_name: str | None = None
 
+    no_stream: bool = False
+
     max_queue_size: int = 1024
     queue_timeout: float = 0.0
     """Seconds; 0 means none."""

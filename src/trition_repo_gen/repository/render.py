@@ -26,12 +26,16 @@ _GROUPS = {
     "TENSOR_PARALLEL_SIZE": "How the model is cut over ranks. TENSOR × PIPELINE × CONTEXT ranks make one replica,\n"
     "# and NUM_GPUS × NUM_NODES ranks are started. Change these with `trgen build`, which checks that they fit.",
     "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), rows decoded together per replica,\n"
-    "# requests that may wait (0: any number) and for how many seconds (0: for ever; a request's own timeout counts\n"
-    "# instead), GiB of KV cache per rank (0: what is free).",
+    "# requests that may wait (0: any number) and for how many seconds (0: for ever), GiB of KV\n"
+    "# cache per rank (0: what is free).",
+    "STREAM_OF": "The model whose ranks this one uses, and for how many seconds it waits for that model to load.",
     "RANK_PYTHON": "How the ranks are started: the Python that has Megatron, how often a dead group is started again,\n"
     "# after how many seconds a group that is not ready counts as dead, HOST:PORT where several nodes meet.",
 }
 
+
+_RANKS_ONLY = {"ranks", "loaders", "cpu"}
+"""Folders of `runtime` that no stub needs."""
 
 _DIGEST = "# As trgen wrote it: sha256 "
 
@@ -55,6 +59,16 @@ def templates_folder() -> Path:
 
 def render(deployment: Deployment) -> Files:
     """Return the files of the model's folder that belong to this deployment: config.pbtxt and the version's folder."""
+    return _render(deployment, deployment.model_name, deployment.settings.to_parameters(), _runtime_files())
+
+
+def render_stream(deployment: Deployment) -> Files:
+    """Return the files of the streaming twin's folder."""
+    runtime = {path: content for path, content in _runtime_files().items() if path.parts[0] not in _RANKS_ONLY}
+    return _render(deployment, deployment.stream_name, deployment.stream_settings.to_parameters(), runtime)
+
+
+def _render(deployment: Deployment, name: str, parameters: dict[str, str], runtime: Files) -> Files:
     environment = Environment(
         loader=FileSystemLoader(templates_folder()),
         undefined=StrictUndefined,
@@ -66,8 +80,9 @@ def render(deployment: Deployment) -> Files:
     environment.filters["pbtxt"] = _quote
     values = {
         "deployment": deployment,
-        "settings": deployment.settings,
-        "parameters": _grouped(deployment.settings.to_parameters()),
+        "name": name,
+        "streams": name == deployment.stream_name,
+        "parameters": _grouped(parameters),
         "mark": f"{MARK} {trition_repo_gen.__version__}",
     }
 
@@ -78,7 +93,7 @@ def render(deployment: Deployment) -> Files:
     return {
         CONFIG: sign(fill("config.pbtxt.j2")).encode(),
         version / "model.py": fill("model.py.j2").encode(),
-        **{version / "runtime" / path: content for path, content in _runtime_files().items()},
+        **{version / "runtime" / path: content for path, content in runtime.items()},
     }
 
 

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.deployment import Deployment
-from trition_repo_gen.runtime.settings import Settings, SettingsError
+from trition_repo_gen.runtime.settings import Settings, SettingsError, StreamSettings
 
 
 def parse(text: str) -> Any:
@@ -48,6 +48,15 @@ def validate(text: str, deployment: Deployment) -> None:
     config = parse(text)
     read = (config.name, config.max_batch_size, read_settings(config))
     meant = (deployment.model_name, deployment.max_batch_size, deployment.settings)
+    assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
+
+
+def validate_stream(text: str, deployment: Deployment) -> None:
+    """Do the same for the streaming twin."""
+    config = parse(text)
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    read = (config.name, config.model_transaction_policy.decoupled, StreamSettings.from_parameters(parameters))
+    meant = (deployment.stream_name, True, deployment.stream_settings)
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
 
 

@@ -52,11 +52,7 @@ def write(folder: Path, version: int, files: Files, *, force: bool, check: Calla
         RepositoryError: the folder was not written by trgen and `force` is off, or the disk refuses.
     """
     repository = folder.parent
-    if folder.exists() and not force and not _is_ours(folder):
-        raise RepositoryError(
-            f"{folder} was not written by trgen; write --force to replace its config.pbtxt and version {version}, "
-            "or another --model-name."
-        )
+    refuse_foreign(folder, version, force=force)
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _locked(repository), _undisturbed():
@@ -70,6 +66,30 @@ def write(folder: Path, version: int, files: Files, *, force: bool, check: Calla
             f"{folder} cannot be written: {error.strerror or error} ({error.filename or repository}); "
             "write another --model-repository, or free or grant what is missing."
         ) from error
+
+
+def refuse_foreign(folder: Path, version: int, *, force: bool) -> None:
+    """Do nothing if the folder may be written.
+
+    Raises:
+        RepositoryError: it was not written by trgen and `force` is off.
+    """
+    if folder.exists() and not force and not _is_ours(folder):
+        raise RepositoryError(
+            f"{folder} was not written by trgen; write --force to replace its config.pbtxt and version {version}, "
+            "or another --model-name."
+        )
+
+
+def remove(folder: Path) -> bool:
+    """Remove a model's folder that trgen wrote; return whether there was one."""
+    if not (folder / CONFIG).exists() or not _is_ours(folder):
+        return False
+    with _locked(folder.parent), _undisturbed():
+        aside = folder.with_name(f"{_STAGING}{folder.name}-{secrets.token_hex(4)}")
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    return True
 
 
 def _replace(

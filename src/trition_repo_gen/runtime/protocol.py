@@ -28,7 +28,8 @@ class Row:
     """One prompt and how to continue it; every value holds for this row alone.
 
     `prompt` is text, or a JSON list of chat messages when `chat` is set. `max_length` counts new tokens. `top_k` 0
-    and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number.
+    and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number. No token
+    that would end the row is taken before there are `min_length`. With `stream` its text is sent as it grows.
     """
 
     prompt: str
@@ -43,6 +44,8 @@ class Row:
     top_logprobs: int = 0
     echo: bool = False
     stop_words: list[str] = field(default_factory=list)
+    min_length: int = 0
+    stream: bool = False
 
     @property
     def greedy(self) -> bool:
@@ -121,11 +124,30 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Deltas:
+    """What a step added to rows that stream: (id, new text) each."""
+
+    rows: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
 class Done:
-    """A row is finished."""
+    """A row is finished.
+
+    `rest` is what its `Deltas` have not told of `answer.text`; `decode_seconds` went from its first token to its last.
+    """
 
     id: int
     answer: Answer
+    rest: str = ""
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How full a group's KV cache is, from 0 to 1; sent now and then."""
+
+    kv_cache: float
 
 
 @dataclass(frozen=True)
@@ -138,7 +160,8 @@ class Refused:
 
 
 _TYPES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Hello, Progress, Fatal, Ready, Generate, Cancel, Done, Refused, Row, Answer)
+    kind.__name__: kind
+    for kind in (Hello, Progress, Fatal, Ready, Generate, Cancel, Deltas, Done, Refused, Usage, Row, Answer)
 }
 
 

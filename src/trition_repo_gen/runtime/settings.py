@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 CheckpointKind = Literal["megatron_bridge", "nemo2"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -18,9 +18,38 @@ class SettingsError(ValueError):
     """A parameter of config.pbtxt is missing, unknown or of the wrong type."""
 
 
+class _Parameters:
+    """A dataclass whose fields are parameters of config.pbtxt: the key is the field's name in capitals."""
+
+    def to_parameters(self) -> dict[str, str]:
+        """Return the settings as config.pbtxt holds them: upper-case keys, string values."""
+        return {field.name.upper(): _write(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, str]) -> Self:
+        """Read the settings; a missing parameter has its default.
+
+        Raises:
+            SettingsError: a key is unknown, a value has the wrong type, or one without a default is missing.
+        """
+        hints = typing.get_type_hints(cls)
+        unknown = sorted(set(parameters) - {name.upper() for name in hints})
+        if unknown:
+            raise SettingsError(f"config.pbtxt has a parameter {unknown[0]!r} that nothing reads; remove it.")
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING and not parameters.get(field.name.upper()):
+                raise SettingsError(f"config.pbtxt has no parameter {field.name.upper()!r}; it has to be there.")
+        values = {
+            name: _read(name.upper(), parameters[name.upper()], hint)
+            for name, hint in hints.items()
+            if name.upper() in parameters
+        }
+        return cls(**values)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the ranks need to know. The parameter's key is the field's name in capitals.
+class Settings(_Parameters):
+    """What the ranks need to know.
 
     Sizes are counts of ranks, layers, tokens or requests; `kv_cache_gib` is in GiB per rank.
     """
@@ -87,29 +116,15 @@ class Settings:
         """Replicas of the dense layers; each takes requests of its own."""
         return self.world_size // self.model_parallel_size
 
-    def to_parameters(self) -> dict[str, str]:
-        """Return the settings as config.pbtxt holds them: upper-case keys, string values."""
-        return {field.name.upper(): _write(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
-        """Read the settings; a missing parameter has its default.
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(_Parameters):
+    """What the streaming twin needs to know."""
 
-        Raises:
-            SettingsError: a key is unknown, a value has the wrong type, or CHECKPOINT is missing.
-        """
-        hints = typing.get_type_hints(cls)
-        unknown = sorted(set(parameters) - {name.upper() for name in hints})
-        if unknown:
-            raise SettingsError(f"config.pbtxt has a parameter {unknown[0]!r} that nothing reads; remove it.")
-        if not parameters.get("CHECKPOINT"):
-            raise SettingsError("config.pbtxt has no parameter 'CHECKPOINT'; write the path of the checkpoint there.")
-        values = {
-            name: _read(name.upper(), parameters[name.upper()], hint)
-            for name, hint in hints.items()
-            if name.upper() in parameters
-        }
-        return cls(**values)
+    stream_of: str
+    """The model whose ranks it uses."""
+    start_timeout: int = 1800
+    """Seconds until that model has to take requests."""
 
 
 def _write(value: object) -> str:

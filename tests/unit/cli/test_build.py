@@ -84,6 +84,7 @@ FLAGS: list[tuple[list[str], Any, str]] = [
     (["--max-requests"], 64, "max_requests"),
     (["--max-queue-size"], 0, "max_queue_size"),
     (["--queue-timeout"], 2.5, "queue_timeout"),
+    (["--no-stream"], None, "no_stream"),
     (["--tokenizer"], "org/name_x", "tokenizer"),
     (["--rank-python"], "my_env/bin/python", "rank_python"),
     (["--max-restarts"], 0, "max_restarts"),
@@ -135,6 +136,7 @@ def test_a_build_prints_what_it_did_and_what_comes_next(
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"created: {tmp_path}/my models/llama (version 1)",
+        f"created: {tmp_path}/my models/llama_stream, which streams its answers",
         "model: gpt, 4 layers, 16 B of float32 weights, served in float32, sequences of 512 tokens",
         "layout: TP=2 PP=1 on 2 GPUs",
         "note: The sequence length is 512 tokens, the model's, instead of 4096.",

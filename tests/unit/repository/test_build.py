@@ -91,7 +91,7 @@ def test_a_template_that_fails_half_way_leaves_what_stood_there(
     with pytest.raises(ZeroDivisionError):
         build(max_batch_size=1)
     assert (tmp_path / "models" / "llama" / "config.pbtxt").read_bytes() == before
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["llama"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama", "llama_stream"]
 
 
 def test_the_repository_can_move(build: Callable[..., Build], tmp_path: Path) -> None:
@@ -197,3 +197,42 @@ def test_a_second_version_says_which_one_triton_serves(build: Callable[..., Buil
     ]
     assert (tmp_path / "models" / "llama" / "1" / "model.py").is_file()
     assert (tmp_path / "models" / "llama" / "2" / "model.py").is_file()
+
+
+def test_a_twin_streams(build: Callable[..., Build], tmp_path: Path) -> None:
+    result = build(start_timeout=77)
+    folder = tmp_path / "models" / "llama_stream"
+    config = parse((folder / "config.pbtxt").read_text())
+    assert (config.name, config.max_batch_size) == ("llama_stream", 1)
+    assert config.model_transaction_policy.decoupled
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "STREAM_OF": "llama",
+        "START_TIMEOUT": "77",
+    }
+    assert [tensor.name for tensor in config.input] == [tensor.name for tensor in parse(result.config).input]
+    assert "stream_model import TritonPythonModel" in (folder / "1" / "model.py").read_text()
+    assert not (folder / "1" / "runtime" / "ranks").exists()
+    assert result.stream is not None
+    assert result.stream.outcome == "created"
+    again = build(start_timeout=77)
+    assert again.stream is not None
+    assert (again.written.outcome, again.stream.outcome) == ("unchanged", "unchanged")
+
+
+def test_a_twin_that_is_not_wanted_any_more_goes(build: Callable[..., Build], tmp_path: Path) -> None:
+    build()
+    assert build(no_stream=True, dry_run=True).stream is None
+    assert (tmp_path / "models" / "llama_stream").exists()
+    assert build(no_stream=True).stream is None
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama"]
+
+
+def test_somebody_elses_folder_in_the_twins_place_stops_the_build(build: Callable[..., Build], tmp_path: Path) -> None:
+    theirs = tmp_path / "models" / "llama_stream"
+    theirs.mkdir(parents=True)
+    (theirs / "config.pbtxt").write_text('name: "llama_stream"')
+    with pytest.raises(RepositoryError, match=r"llama_stream was not written by trgen"):
+        build()
+    assert not (tmp_path / "models" / "llama").exists()
+    build(no_stream=True)
+    assert (theirs / "config.pbtxt").read_text() == 'name: "llama_stream"'

@@ -13,7 +13,7 @@ def deployment(**changes: object) -> Deployment:
     return Deployment.model_validate({**values, **changes})
 
 
-@pytest.mark.parametrize("name", ["llama", "Llama-3.1_8B", "7b", "_x", "a" * 128])
+@pytest.mark.parametrize("name", ["llama", "Llama-3.1_8B", "7b", "_x", "a" * 121])
 def test_names_that_triton_takes(name: str) -> None:
     assert deployment(model_name=name).model_folder == Path("models") / name
 
@@ -29,7 +29,7 @@ def test_names_that_triton_takes(name: str) -> None:
         ("../llama", "llama"),
         ("llama\n", "llama"),
         ("größe", "gr-e"),
-        ("a" * 129, "a" * 128),
+        ("a" * 122, "a" * 121),
     ],
 )
 def test_names_that_triton_would_not_take(name: str, instead: str) -> None:

@@ -43,6 +43,7 @@ def test_inputs_and_outputs_are_the_contracts(deployment: Deployment) -> None:
         "temperature": "FP32",
         "random_seed": "INT64",
         "repetition_penalty": "FP32",
+        "min_length": "INT64",
         "stop_words": "STRING",
         "compute_logprob": "BOOL",
         "n_top_logprobs": "INT64",

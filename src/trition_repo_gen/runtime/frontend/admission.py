@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -11,7 +12,7 @@ class Request(Protocol):
 
     places: int
     """Rows."""
-    deadline: float
+    patient_until: float
     """When it does not want to wait any longer, on the monotonic clock; infinity for never."""
 
     def start(self) -> None:
@@ -33,11 +34,13 @@ class Admission:
     Args:
         places: rows that the ranks run at once.
         max_waiting: requests that may wait; 0 is no limit.
+        on_waiting: is told how many wait, whenever that changes.
     """
 
-    def __init__(self, places: int, max_waiting: int):
+    def __init__(self, places: int, max_waiting: int, on_waiting: Callable[[int], None] = lambda requests: None):
         self._places = places
         self._max_waiting = max_waiting
+        self._on_waiting = on_waiting
         self._taken = 0
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
@@ -55,6 +58,7 @@ class Admission:
                 full = self._closed or 0 < self._max_waiting <= len(self._waiting)
                 if not full:
                     self._waiting.append(request)
+                    self._on_waiting(len(self._waiting))
                     self._changed.notify()
                     return
         if full:
@@ -71,8 +75,18 @@ class Admission:
                 request = self._waiting.popleft()
                 self._taken += request.places
                 admitted.append(request)
+            self._on_waiting(len(self._waiting))
         for request in admitted:
             request.start()
+
+    def withdraw(self, request: Request) -> bool:
+        """Forget a request that does not want to go in any more; return whether it was waiting."""
+        with self._changed:
+            if request not in self._waiting:
+                return False
+            self._waiting.remove(request)
+        self.leave(0)  # those behind it may fit
+        return True
 
     def close(self) -> None:
         """Turn away everybody who waits."""
@@ -92,12 +106,13 @@ class Admission:
         while not self._closed:
             with self._changed:
                 now = time.monotonic()
-                late = [request for request in self._waiting if request.deadline <= now]
+                late = [request for request in self._waiting if request.patient_until <= now]
                 if not late:
-                    soonest = min((request.deadline for request in self._waiting), default=float("inf"))
+                    soonest = min((request.patient_until for request in self._waiting), default=float("inf"))
                     self._changed.wait(min(soonest - now, threading.TIMEOUT_MAX))
                     continue
                 for request in late:
                     self._waiting.remove(request)
+                self._on_waiting(len(self._waiting))
             for request in late:
                 request.turn_away("The server was full for as long as the request could wait; try again later.")

@@ -130,6 +130,9 @@ class Launcher:
             RUN_FOLDER_VARIABLE: str(self.folder),
             PARENT_VARIABLE: str(os.getpid()),
         }
+        # OpenMP threads that wait for the next piece of work by spinning double a CPU engine's speed, and spinning long
+        # stops one that has to share its cores (bench/NOTES.md). Number of turns, for GNU's OpenMP.
+        environment.setdefault("GOMP_SPINCOUNT", "1000")
         if remote_endpoint is not None:
             environment[REMOTE_FRONTEND_VARIABLE] = remote_endpoint
         else:

@@ -10,9 +10,13 @@ import triton_python_backend_utils as pb_utils
 
 from ..settings import Settings, SettingsError
 from .admission import Admission
-from .pending import PendingRequest, send_error
+from .metrics import Metrics
+from .pending import PendingRequest
 from .ranks import Ranks, RanksError
-from .requests import INPUTS, BadRequestError, as_numpy, read_rows
+from .requests import BadRequestError, read_rows
+from .sharing import Host
+from .triton import input_arrays, send_error
+from .watch import Watcher
 
 
 class TritonPythonModel:
@@ -32,27 +36,28 @@ class TritonPythonModel:
             settings = Settings.from_parameters(parameters)
         except SettingsError as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        self._ranks = Ranks(settings, script, self._log)
+        self._metrics = Metrics(self._name, args["model_version"])
+        self._ranks = Ranks(settings, script, self._log, self._metrics)
+        self._patience = settings.queue_timeout or math.inf
+        self._host = Host(self._name, int(args["model_version"]), self._ranks, self._patience)
         try:
             limits = self._ranks.start()
         except RanksError as error:
+            self._host.close()
             self._ranks.stop()
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes
-        self._admission = Admission(limits.slots, settings.max_queue_size)
-        self._patience = settings.queue_timeout or math.inf
+        self._watcher = Watcher()
+        self._admission = Admission(limits.slots, settings.max_queue_size, self._count_waiting)
         self._log_request = self._log if settings.debug_mode else None
+        self._host.let_in(self._admission, limits.max_prompt_bytes)
 
     def execute(self, requests: list[Any]) -> None:
         """Submit the requests' rows; answers go through each request's response sender."""
         for request in requests:
             sender = request.get_response_sender()
-            tensors = {}
-            for name in INPUTS:
-                if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None:
-                    tensors[name] = as_numpy(tensor)
             try:
-                rows = read_rows(tensors, self._max_prompt_bytes)
+                rows = read_rows(input_arrays(request), self._max_prompt_bytes)
             except BadRequestError as error:
                 send_error(sender, "INVALID_ARG", str(error))
                 continue
@@ -61,17 +66,25 @@ class TritonPythonModel:
                     rows,
                     sender,
                     request.requested_output_names(),
-                    patience=request.timeout() / 1e6 or self._patience,
+                    patience=self._patience,
+                    timeout=request.timeout() / 1e6 or math.inf,
                     admission=self._admission,
                     ranks=self._ranks,
+                    watcher=self._watcher,
                     log=self._log_request,
                 )
             )
 
     def finalize(self) -> None:
         """End the ranks."""
+        self._host.close()
+        self._watcher.close()
         self._admission.close()
         self._ranks.stop()
+        self._metrics.close()
+
+    def _count_waiting(self, requests: int) -> None:
+        self._metrics.set("num_requests_waiting", requests)
 
     def _log(self, line: str) -> None:
         print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)

@@ -16,8 +16,8 @@ from typing import Any
 import zmq
 
 from ..protocol import (
-    Answer,
     Cancel,
+    Deltas,
     Done,
     ErrorKind,
     Fatal,
@@ -27,13 +27,17 @@ from ..protocol import (
     Ready,
     Refused,
     Row,
+    Usage,
     decode,
     encode,
 )
 from ..settings import Settings
 from .launcher import Launcher, LaunchError
+from .metrics import Metrics
 
-Outcome = Answer | Refused
+Outcome = Done | Refused
+OnOutcome = Callable[[Outcome], None]
+OnText = Callable[[str], None]
 
 
 class RanksError(RuntimeError):
@@ -46,13 +50,16 @@ class _LeaderState:
     inbox: bytes
     """The identity of the socket that takes its requests."""
     rows: set[int] = field(default_factory=set)
+    kv_cache_usage: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Submission:
     id: int
     row: Row
-    on_outcome: Callable[[Outcome], None]
+    on_outcome: OnOutcome
+    on_text: OnText | None
+    arrived: float
 
 
 class Ranks:
@@ -65,22 +72,26 @@ class Ranks:
         settings: the deployment.
         script: the rank's program.
         log: takes lines for the server's log.
+        metrics: counts what happens.
     """
 
-    def __init__(self, settings: Settings, script: Path, log: Callable[[str], None]):
+    def __init__(self, settings: Settings, script: Path, log: Callable[[str], None], metrics: Metrics):
         self._settings = settings
         self._log = log
+        self._metrics = metrics
         self._launcher = Launcher(settings, script)
-        self._commands: queue.SimpleQueue[_Submission | Cancel | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[_Submission | Cancel | Callable[[], None] | None] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
         self._ids = count(1)
         self._settled = threading.Event()
         self._unavailable = "The model is still loading."
         self._failure: str | None = None
 
-        self._pending: dict[int, Callable[[Outcome], None]] = {}
+        self._pending: dict[int, _Submission] = {}
         self._leaders: dict[bytes, _LeaderState] = {}
         self._up = False
+        self._sockets: dict[zmq.Socket[bytes], Callable[[], None]] = {}
+        """Further sockets that the thread reads, and what does it."""
         self._known: dict[bytes, Hello] = {}
         """Ranks of the present start. A rank that outlives another for a moment is no longer one of them."""
         self._processes: dict[int, bytes | None] = {}
@@ -106,9 +117,12 @@ class Ranks:
         readies = [leader.ready for leader in self._leaders.values()]
         return replace(readies[0], slots=sum(ready.slots for ready in readies))
 
-    def submit(self, row: Row, on_outcome: Callable[[Outcome], None]) -> int:
-        """Hand a row over; `on_outcome` is called once, on the ranks' thread. Returns the row's id."""
-        submission = _Submission(next(self._ids), row, on_outcome)
+    def submit(self, row: Row, arrived: float, on_outcome: OnOutcome, on_text: OnText | None = None) -> int:
+        """Hand a row over, whose request arrived at `arrived` on the monotonic clock. Returns the row's id.
+
+        `on_outcome` is called once, on the ranks' thread; so is `on_text` with new text of a row that streams.
+        """
+        submission = _Submission(next(self._ids), row, on_outcome, on_text, arrived)
         self._command(submission)
         return submission.id
 
@@ -116,12 +130,21 @@ class Ranks:
         """Nobody waits for the row any more: its outcome will not be reported."""
         self._command(Cancel(row_id))
 
+    def run_soon(self, action: Callable[[], None]) -> None:
+        """Call `action` on the ranks' thread."""
+        self._command(action)
+
+    def read_too(self, socket: "zmq.Socket[bytes]", read: Callable[[], None]) -> None:
+        """Have the ranks' thread call `read` when something comes on `socket`. To be called on that thread."""
+        self._sockets[socket] = read
+        self._poller.register(socket, zmq.POLLIN)
+
     def stop(self) -> None:
         """End the ranks; rows that are still running are refused."""
         self._command(None)
         self._thread.join()
 
-    def _command(self, command: _Submission | Cancel | None) -> None:
+    def _command(self, command: _Submission | Cancel | Callable[[], None] | None) -> None:
         self._commands.put(command)
         os.eventfd_write(self._bell, 1)
 
@@ -162,6 +185,8 @@ class Ranks:
         for event, _ in self._poller.poll(self._milliseconds_left()):
             if event is router:
                 self._receive(router)
+            elif event in self._sockets:
+                self._sockets[event]()
             elif event == self._server:
                 # Killed. Triton's stub only looks whether its process id is taken, which it is until somebody reaps it.
                 self._launcher.stop()
@@ -200,10 +225,16 @@ class Ranks:
             self._handle_message(identity, decode(frame))
 
     def _handle_message(self, identity: bytes, message: Any) -> None:
-        if isinstance(message, Done):
-            self._settle(identity, message.id, message.answer)
-        elif isinstance(message, Refused):
-            self._settle(identity, message.id, message)
+        if isinstance(message, Deltas):
+            for row_id, text in message.rows:
+                if (pending := self._pending.get(row_id)) is not None and pending.on_text is not None:
+                    pending.on_text(text)
+        elif isinstance(message, Done | Refused):
+            self._settle(identity, message)
+        elif isinstance(message, Usage):
+            if (leader := self._leaders.get(identity)) is not None:
+                leader.kv_cache_usage = message.kv_cache
+                self._metrics.set("kv_cache_usage_perc", max(each.kv_cache_usage for each in self._leaders.values()))
         elif isinstance(message, Progress):
             self._log(f"rank {message.rank}: {message.text}")
         elif isinstance(message, Hello):
@@ -261,6 +292,7 @@ class Ranks:
         self._up = False
         self._deadline = time.monotonic() + self._settings.start_timeout
         self._unavailable = f"Rank {dead.rank} of the model died; the ranks are being started again."
+        self._metrics.add("rank_restarts_total")
         self._refuse_pending("UNAVAILABLE", self._unavailable)
         self._log(f"rank {dead.rank} died (start {dead.attempt + 1} of {self._settings.max_restarts + 1})")
         self._log_lines(f"rank {dead.rank}", self._launcher.last_lines(dead.local_rank, dead.attempt))
@@ -281,9 +313,14 @@ class Ranks:
         self._refuse_pending("UNAVAILABLE", sentence)
         self._settled.set()
 
-    def _handle(self, command: "_Submission | Cancel", router: "zmq.Socket[bytes]") -> None:
+    def _handle(self, command: "_Submission | Cancel | Callable[[], None]", router: "zmq.Socket[bytes]") -> None:
+        if callable(command):
+            command()
+            return
         if isinstance(command, Cancel):
             if self._pending.pop(command.id, None) is not None:
+                self._metrics.add("request_aborted_total")
+                self._metrics.set("num_requests_running", len(self._pending))
                 for leader in self._leaders.values():
                     if command.id in leader.rows:
                         leader.rows.discard(command.id)
@@ -294,16 +331,27 @@ class Ranks:
             return
         leader = min(self._leaders.values(), key=lambda leader: len(leader.rows) / leader.ready.slots)
         leader.rows.add(command.id)
-        self._pending[command.id] = command.on_outcome
+        self._pending[command.id] = command
+        self._metrics.set("num_requests_running", len(self._pending))
         router.send_multipart([leader.inbox, encode(Generate(command.id, command.row))])
 
-    def _settle(self, identity: bytes, row_id: int, outcome: Outcome) -> None:
+    def _settle(self, identity: bytes, outcome: Outcome) -> None:
         if leader := self._leaders.get(identity):
-            leader.rows.discard(row_id)
-        if on_outcome := self._pending.pop(row_id, None):
-            on_outcome(outcome)
+            leader.rows.discard(outcome.id)
+        if pending := self._pending.pop(outcome.id, None):
+            self._count(outcome, pending)
+            pending.on_outcome(outcome)
+
+    def _count(self, outcome: Outcome, submission: _Submission) -> None:
+        self._metrics.set("num_requests_running", len(self._pending))
+        if isinstance(outcome, Done):
+            self._metrics.finished(outcome, time.monotonic() - submission.arrived)
+        else:
+            self._metrics.add("request_failure_total", code=outcome.kind)
 
     def _refuse_pending(self, kind: ErrorKind, sentence: str) -> None:
         pending, self._pending = self._pending, {}
-        for row_id, on_outcome in pending.items():
-            on_outcome(Refused(row_id, kind, sentence))
+        for row_id, submission in pending.items():
+            refused = Refused(row_id, kind, sentence)
+            self._count(refused, submission)
+            submission.on_outcome(refused)

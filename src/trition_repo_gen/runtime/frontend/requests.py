@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import Row
@@ -25,6 +24,7 @@ INPUTS = (
     "use_greedy",
     "n_top_logprobs",
     "repetition_penalty",
+    "min_length",
     "stop_words",
 )
 """Names of the model's inputs. `max_batch_size` is what old clients send; nothing depends on it."""
@@ -77,6 +77,7 @@ def _read_row(values: Mapping[str, Any], max_prompt_bytes: int) -> Row:
         top_logprobs=_integer(values, "n_top_logprobs", 0, least=0),
         echo=bool(values.get("echo", False)),
         stop_words=_stop_words(values.get("stop_words")),
+        min_length=_integer(values, "min_length", 0, least=0),
     )
 
 
@@ -116,8 +117,3 @@ def _stop_words(value: Any) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
         raise BadRequestError('stop_words has to be a JSON list of texts such as ["\\n", "END"], none of them empty.')
     return words
-
-
-def as_numpy(tensor: Any) -> NDArray[Any]:
-    """Return a `pb_utils.Tensor`'s values as an array of this process's own."""
-    return np.array(tensor.as_numpy())

@@ -39,6 +39,11 @@ def output_tensors(
     return [(name, array) for name, array in outputs.items() if name in wanted]
 
 
+def text_array(text: str) -> NDArray[Any]:
+    """Return one text as BYTES of shape (1, 1)."""
+    return _bytes([text])
+
+
 def _bytes(texts: Any) -> NDArray[Any]:
     return np.array([[text.encode()] for text in texts], dtype=np.object_)
 

@@ -1,6 +1,7 @@
 """Megatron Core's `DynamicInferenceEngine` on one rank: rows in, one step at a time, finished rows out."""
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,13 @@ _GPU_KV_CACHE_SHARE = 0.8
 
 @dataclass
 class StepResult:
-    """What a step brought: finished requests by id, and new tokens of the rows that are watched."""
+    """What a step brought: finished requests by id, and new tokens of the rows that are watched.
+
+    `decode_seconds` went from a finished row's first token to its last.
+    """
 
     finished: dict[int, DynamicInferenceRequest] = field(default_factory=dict)
+    decode_seconds: dict[int, float] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -49,9 +54,13 @@ class RankEngine:
         self._eos = loaded.eos_ids[0] if loaded.eos_ids else -1
         self._more_eos = loaded.eos_ids[1:]
         self._device = next(loaded.model.parameters()).device
-        self._sampling = RowSampling(loaded.vocab_size)
+        self._sampling = RowSampling(loaded.vocab_size, loaded.eos_ids)
         self._watched: dict[int, int] = {}
         """Rows whose tokens are wanted at every step, with how many were given out."""
+        self._tokenless: set[int] = set()
+        """Rows that have no token yet."""
+        self._first_token: dict[int, float] = {}
+        """When each row had its first, on the monotonic clock."""
 
         max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
         self._context = DynamicInferenceContext(
@@ -85,6 +94,12 @@ class RankEngine:
     def loop(self) -> Any:
         """The event loop that `step` has to run in."""
         return self._engine._loop
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """The share of the KV cache's blocks that is in use, from 0 to 1."""
+        blocks = self._context.kv_block_allocator
+        return 1.0 - int(blocks.total_avail) / max(1, int(blocks.total_count) - 1)  # one block is the engine's own
 
     @property
     def has_work(self) -> bool:
@@ -131,6 +146,7 @@ class RankEngine:
         )
         if self._more_eos:
             self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+        self._tokenless.add(request_id)
         if watch:
             self._watched[request_id] = 0
 
@@ -144,6 +160,7 @@ class RankEngine:
             self._engine.waiting_request_ids.remove(request_id)
             del self._engine.requests[request_id]
             self._sampling.remove(request_id)
+            self._tokenless.discard(request_id)
             self._watched.pop(request_id, None)
             return True
         if request_id in self._engine.requests:
@@ -154,11 +171,17 @@ class RankEngine:
         """Run one forward pass over the batch and sample a token for each row."""
         self._materialise_logits_for_prompts()
         data = await self._engine.async_step()
+        now = time.monotonic()
         result = StepResult()
         for record in data["finished_request_records"]:
             request = record.merge()
             result.finished[request.request_id] = request
+            result.decode_seconds[request.request_id] = now - self._first_token.pop(request.request_id, now)
             self._sampling.remove(request.request_id)
+        self._tokenless -= result.finished.keys()
+        started = {request_id for request_id in self._tokenless if self._generated(request_id)}
+        self._tokenless -= started
+        self._first_token |= dict.fromkeys(started, now)
         for request_id, given in list(self._watched.items()):
             finished = result.finished.get(request_id)
             tokens = finished.generated_tokens if finished else self._generated(request_id)

@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from ..protocol import Answer, Done, FinishReason, Refused
-from .bus import Admission
+from ..protocol import Answer, Deltas, Done, FinishReason, Refused, Row
+from .bus import Admission, Ending
 from .engine import StepResult, failed
 from .text import TextCodec, TextStream
+
+
+def is_watched(row: Row) -> bool:
+    """Whether the row's text matters at every step, and not only at its end."""
+    return row.stream or bool(row.stop_words)
 
 
 class Replies:
@@ -24,16 +29,28 @@ class Replies:
         """A row that nobody waits for left without a result."""
         self._rows.pop(request_id, None)
 
-    def after_step(self, result: StepResult) -> tuple[list[Done | Refused], list[int]]:
-        """Return answers to send, and rows that met a stop word and have to end."""
-        stopping = [
-            request_id
-            for request_id, tokens in result.tokens.items()
-            if self._rows[request_id].push(tokens) and request_id not in result.finished
+    def after_step(self, result: StepResult) -> "list[Deltas | Done | Refused | Ending]":
+        """Return what there is to tell: new text, rows that met a stop word and have to end, answers."""
+        messages: list[Deltas | Done | Refused | Ending] = []
+        deltas = []
+        for request_id, tokens in result.tokens.items():
+            row = self._rows[request_id]
+            stopped = row.push(tokens)
+            if request_id in result.finished:
+                continue
+            if stopped:
+                messages.append(Ending(request_id))
+            if row.streams and (text := row.take_text()):
+                deltas.append((request_id, text))
+        if deltas:
+            messages.insert(0, Deltas(deltas))
+        messages += [
+            self._answer(self._rows.pop(id_), request, result.decode_seconds[id_])
+            for id_, request in result.finished.items()
         ]
-        return [self._answer(self._rows.pop(id_), request) for id_, request in result.finished.items()], stopping
+        return messages
 
-    def _answer(self, row: "_RowText", request: Any) -> Done | Refused:
+    def _answer(self, row: "_RowText", request: Any, decode_seconds: float) -> Done | Refused:
         if refusal := failed(request):
             return Refused(row.id, "INTERNAL", refusal)
         tokens = request.generated_tokens
@@ -42,19 +59,23 @@ class Replies:
         reason: FinishReason = "length"
         if row.stopped_at is not None or ended or len(tokens) < request.sampling_params.num_tokens_to_generate:
             reason = "stop"
-        return Done(row.id, row.answer(tokens, reason, request))
+        answer = row.answer(tokens, reason, request)
+        return Done(row.id, answer, row.rest_of(answer.text) if row.streams else "", decode_seconds)
 
 
 class _RowText:
     def __init__(self, admission: Admission, codec: TextCodec):
         self.id = admission.id
+        self.streams = admission.row.stream
         self._admission = admission
         self._codec = codec
-        self._stream: TextStream | None = codec.stream() if admission.row.stop_words else None
+        self._stream: TextStream | None = codec.stream() if is_watched(admission.row) else None
         self._tokens = 0
         self.stopped_at: int | None = None
         """Characters of the answer before its first stop word."""
         self._kept_tokens: int | None = None
+        self._told = 0
+        """Characters of prompt (where it is echoed) and answer that the client has."""
 
     def push(self, tokens: list[int]) -> bool:
         """Add tokens; return whether a stop word was met, now or before."""
@@ -69,6 +90,30 @@ class _RowText:
                 self.stopped_at = min(found)
                 self._kept_tokens = self._tokens
         return self.stopped_at is not None
+
+    def take_text(self) -> str:
+        """Return the text that is certain by now and was not told before."""
+        assert self._stream is not None
+        text = self._stream.text
+        certain = self.stopped_at if self.stopped_at is not None else len(text) - self._withheld(text)
+        text = self._admission.text + text[:certain]
+        new = text[self._told :]
+        self._told = max(self._told, len(text))
+        return new
+
+    def rest_of(self, text: str) -> str:
+        """Return what was not told of the whole `text`."""
+        return text[self._told :]
+
+    def _withheld(self, text: str) -> int:
+        """Return how many characters at the end may turn out to begin a stop word."""
+        most = 0
+        for word in self._admission.row.stop_words:
+            for length in range(min(len(word) - 1, len(text)), most, -1):
+                if text.endswith(word[:length]):
+                    most = length
+                    break
+        return most
 
     def answer(self, tokens: list[int], reason: FinishReason, request: Any) -> Answer:
         row = self._admission.row

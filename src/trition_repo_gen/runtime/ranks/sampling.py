@@ -4,7 +4,7 @@ A row's random numbers depend on its seed, the token's position and nothing else
 not on the layout, not on the device.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,12 @@ class RowSampling(Sampling):  # type: ignore[misc]
 
     Args:
         vocab_size: tokens that the tokenizer knows; the model's padding beyond them is never sampled.
+        eos_ids: tokens that end a row, which it does not take before it has `min_length` others.
     """
 
-    def __init__(self, vocab_size: int):
+    def __init__(self, vocab_size: int, eos_ids: Sequence[int] = ()):
         self._vocab_size = vocab_size
+        self._eos_ids = list(eos_ids)
         self._rows: dict[int, RowState] = {}
 
     def add(self, request_id: int, row: Row, prompt_tokens: Iterable[int], device: torch.device) -> None:
@@ -80,7 +82,7 @@ class RowSampling(Sampling):  # type: ignore[misc]
         request_ids = context.request_ids[first:last].tolist()
         states = [self._rows.get(request_id) for request_id in request_ids]
 
-        logits = _penalise(logits, states)
+        logits = self._hold_back_ends(_penalise(logits, states), states)
         tokens = logits.argmax(dim=-1)
         drawn = [index for index, state in enumerate(states) if state is not None and not state.row.greedy]
         if drawn:
@@ -97,6 +99,16 @@ class RowSampling(Sampling):  # type: ignore[misc]
             return tokens
         output.copy_(tokens)
         return output
+
+    def _hold_back_ends(self, logits: Tensor, states: list[RowState | None]) -> Tensor:
+        """Set the ends of rows that are too short for one to -inf."""
+        short = [i for i, state in enumerate(states) if state is not None and state.position < state.row.min_length]
+        if not short or not self._eos_ids:
+            return logits
+        logits = logits.clone()
+        rows = torch.tensor(short, device=logits.device)[:, None]
+        logits[rows, torch.tensor(self._eos_ids, device=logits.device)] = float("-inf")
+        return logits
 
     def log_probs_kernel(self, logits: Tensor, context: Any, *, token_to_request_index: Tensor | None = None) -> Tensor:
         """Not reached: log-probabilities are those of the model's own distribution ("raw_logprobs")."""

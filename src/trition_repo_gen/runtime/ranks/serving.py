@@ -1,15 +1,18 @@
 """The loop that every rank runs while it serves: agree on a plan, take rows in, step, report."""
 
+import time
 from typing import NoReturn
 
-from ..protocol import Cancel, Done, Refused
+from ..protocol import Cancel, Deltas, Done, Refused, Usage
 from .bus import Admission, Bus, Ending, Gone, Plan
 from .engine import RankEngine
 from .intake import Intake
-from .replies import Replies
+from .replies import Replies, is_watched
 from .text import PromptError, TextCodec
 from .topology import Group
 from .uplink import Uplink
+
+_USAGE_SECONDS = 0.5
 
 
 class Leader:
@@ -23,6 +26,7 @@ class Leader:
         """Unfinished rows and the replica of each."""
         self._load = dict.fromkeys(group.speakers, 0)
         self._ending: list[int] = []
+        self._usage_reported = 0.0
         self._intake = intake
         if len(group.ranks) > 1:
             intake.also_wake_for(bus.reports)
@@ -30,7 +34,9 @@ class Leader:
     def next_plan(self) -> Plan:
         """Return and publish the next plan; with no row anywhere, wait for one."""
         admissions: list[Admission] = []
-        arrivals = self._intake.collect(wait=not (self._running or self._ending))
+        idle = not (self._running or self._ending)
+        self._report_usage(always=idle)
+        arrivals = self._intake.collect(wait=idle)
         for report in self._bus.read_reports():
             self.settle(report)
         for arrival in arrivals:
@@ -55,8 +61,16 @@ class Leader:
             self._bus.publish(plan)
         return plan
 
-    def settle(self, report: "Done | Refused | Ending | Gone") -> None:
+    def _report_usage(self, *, always: bool) -> None:
+        if always or time.monotonic() - self._usage_reported > _USAGE_SECONDS:
+            self._usage_reported = time.monotonic()
+            self._uplink.send(Usage(self._engine.kv_cache_usage))
+
+    def settle(self, report: "Deltas | Done | Refused | Ending | Gone") -> None:
         """Take note of a row's end, or of its wish to end, and tell the stub."""
+        if isinstance(report, Deltas):
+            self._uplink.send(report)
+            return
         if isinstance(report, Ending):
             self._ending.append(report.id)
             return
@@ -85,7 +99,7 @@ async def serve(
         plan = leader.next_plan() if leader is not None else bus.receive()
         for admission in plan.admissions:
             if admission.replica == replica:
-                engine.add(admission.id, admission.row, admission.tokens, watch=bool(admission.row.stop_words))
+                engine.add(admission.id, admission.row, admission.tokens, watch=is_watched(admission.row))
                 if replies is not None:
                     replies.add(admission)
         for request_id in plan.ending:
@@ -100,8 +114,5 @@ async def serve(
             continue
         result = await engine.step()
         if replies is not None:
-            answers, stopping = replies.after_step(result)
-            for answer in answers:
-                report(answer)
-            for request_id in stopping:
-                report(Ending(request_id))
+            for message in replies.after_step(result):
+                report(message)

@@ -15,7 +15,7 @@ class Request:
     def __init__(self, events: "queue.Queue[str]", name: str, places: int = 1, patience: float = math.inf):
         self.name = name
         self.places = places
-        self.deadline = time.monotonic() + patience
+        self.patient_until = time.monotonic() + patience
         self._events = events
 
     def start(self) -> None:

@@ -1,0 +1,62 @@
+"""Triton's metrics endpoint tells what the deployment did."""
+
+import re
+import time
+import urllib.request
+from collections.abc import Callable
+
+from tests.e2e.serving import Serving
+from trition_repo_gen.clients import LLMClient
+
+Samples = dict[str, float]
+
+
+def samples(serving: Serving) -> Samples:
+    """Return the model's own samples: name and labels besides the model's → value."""
+    with urllib.request.urlopen(f"http://{serving.server.metrics_url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        if match := re.fullmatch(r"trgen:(\w+)\{(.*)\} (\S+)", line):
+            name, labels, value = match.groups()
+            rest = ",".join(sorted(pair for pair in labels.split(",") if not pair.startswith(("model=", "version="))))
+            found[f"{name} {rest}".strip()] = float(value)
+    return found
+
+
+def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: float = 60.0) -> Samples:
+    """Read the metrics until they fit: sums are handed over now and then."""
+    deadline = time.monotonic() + seconds
+    while not condition(found := samples(serving)):
+        assert time.monotonic() < deadline, found
+    return found
+
+
+def test_what_requests_did_is_counted(llama: Serving) -> None:
+    before = wait_for(llama, lambda found: found.get("num_requests_running") == 0)
+    plain = llama.ask(["What is the color of a banana?"] * 2, max_length=16)
+    with LLMClient(llama.http, llama.model) as client:
+        *_, whole = client.stream("Count from one to fifty.", max_length=5)
+    assert not isinstance(whole, str)
+
+    def grown(found: Samples, name: str) -> float:
+        return found.get(name, 0.0) - before.get(name, 0.0)
+
+    after = wait_for(llama, lambda found: grown(found, "e2e_request_latency_seconds_count") == 3)
+    assert grown(after, 'request_success_total finished_reason="stop"') == 2
+    assert grown(after, 'request_success_total finished_reason="length"') == 1
+    assert grown(after, "prompt_tokens_total") == sum(plain.prompt_tokens) + whole.prompt_tokens
+    assert grown(after, "generation_tokens_total") == sum(plain.completion_tokens) + whole.completion_tokens
+    assert grown(after, 'time_to_first_token_seconds_bucket le="+Inf"') == 3
+    assert grown(after, "time_to_first_token_seconds_sum") <= grown(after, "e2e_request_latency_seconds_sum")
+    assert after["num_requests_running"] == after["num_requests_waiting"] == after["kv_cache_usage_perc"] == 0
+
+
+def test_a_client_that_goes_away_is_counted(llama: Serving) -> None:
+    aborted = samples(llama).get("request_aborted_total", 0.0)
+    with LLMClient(llama.http, llama.model) as client:
+        stream = client.stream("Count from one to fifty.", max_length=900, min_length=900)
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    wait_for(llama, lambda found: found.get("request_aborted_total", 0.0) == aborted + 1)
+    wait_for(llama, lambda found: found["num_requests_running"] == found["kv_cache_usage_perc"] == 0)
