@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository = build(checkpoint, Path(folder), rank_python)
         with serving(repository.folder) as url, in_process(repository, rank_python) as engine:
-            results = [_compare(url, engine, clients, trials) for clients in CLIENTS]
+            results = [
+                compare(url, engine, clients, clients * ROUNDS if clients > 1 else 2 * ROUNDS, trials)
+                for clients in CLIENTS
+            ]
         deployment = describe(checkpoint, repository.parameters())
     table(
         f"tokens/s, {MAX_LENGTH} greedy tokens a request, medians of {trials} alternating runs",
@@ -60,17 +63,24 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
 _COLUMNS = (("server", 0), ("runtime", 0), ("ratio_runtime", 3), ("megatron", 0), ("ratio_megatron", 3))
 
 
-def _compare(url: str, engine: InProcess, clients: int, trials: int) -> dict[str, Any]:
-    """Run all sides in turn, so that what else the machine does meets all of them."""
-    count = clients * ROUNDS if clients > 1 else 2 * ROUNDS
+def compare(
+    url: str, engine: InProcess, clients: int, count: int, trials: int, engines: Sequence[str] = ("runtime", "megatron")
+) -> dict[str, Any]:
+    """Run all sides in turn, so that what else the machine does meets all of them.
+
+    Args:
+        url: HOST:PORT of the server.
+        engine: the engines in-process, by the names in `engines`.
+        clients: requests in flight.
+        count: requests of one run.
+        trials: runs of each side.
+        engines: the sides besides the server.
+    """
     prompts = list(itertools.islice(itertools.cycle(PROMPTS), count))
-    rates: dict[str, list[float]] = {"server": [], "runtime": [], "megatron": []}
+    rates: dict[str, list[float]] = {side: [] for side in ("server", *engines)}
     for trial in range(-1, trials):  # the first warms up
-        now = {
-            "server": over_http(url, MODEL, clients, prompts, MAX_LENGTH).rate,
-            "runtime": engine.rate("runtime", clients, prompts, MAX_LENGTH),
-            "megatron": engine.rate("megatron", clients, prompts, MAX_LENGTH),
-        }
+        now = {"server": over_http(url, MODEL, clients, prompts, MAX_LENGTH).rate}
+        now |= {side: engine.rate(side, clients, prompts, MAX_LENGTH) for side in engines}
         if trial < 0:
             continue
         console.print(f"{clients} clients: " + ", ".join(f"{k} {v:.0f}" for k, v in now.items()), style="dim")
@@ -79,7 +89,7 @@ def _compare(url: str, engine: InProcess, clients: int, trials: int) -> dict[str
     result: dict[str, Any] = {"clients": clients, "requests": count, "tokens_per_second": rates}
     for side in rates:
         result[side] = statistics.median(rates[side])
-    for side in ("runtime", "megatron"):
+    for side in engines:
         result[f"ratio_{side}"] = statistics.median(a / b for a, b in zip(rates["server"], rates[side], strict=True))
     return result
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.deployment import CHECKOUT
-from bench.gpu import answers, faults, speed
+from bench.gpu import answers, faults, overhead, speed
 from bench.gpu.serving import Host
 from bench.report import console, load_average, write
 
-STAGES = ("answers", "faults", "speed")
+STAGES = ("answers", "faults", "speed", "overhead")
 
 
 def main() -> int:
@@ -48,6 +48,9 @@ def main() -> int:
                 layouts = {name: layouts[name] for name in arguments.layouts.split(",")}
             results["shape"] = arguments.shape
             results[stage] = speed.run(host, make.random(arguments.shape), layouts)
+        elif stage == "overhead":
+            results["shape"] = arguments.shape
+            results[stage] = overhead.run(host, make.random(arguments.shape))
         console.print(f"{stage}: {time.monotonic() - started:.0f} s", style="dim")
         write(arguments.name, results, rank_python=Path(arguments.rank_python), load_before=load_before)
     return 0
