@@ -26,7 +26,7 @@ def wait_for_end(pids: list[int], seconds: float) -> None:
             continue
         readable, _, _ = select.select([descriptor], [], [], seconds)
         os.close(descriptor)
-        assert readable, f"process {pid} lives on"
+        assert readable, f"process {pid} lives on: {_command_line(pid)}"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_killed_leader_fails_what_runs_and_comes_back(two_ranks: Serving) -> N
 
 def test_nothing_survives_a_killed_tritonserver(two_ranks: Serving) -> None:
     processes = marked_processes(two_ranks.server.mark)
-    assert len(processes) >= 5  # tritonserver, the stub, torchrun, two ranks
+    assert len(processes) >= 6  # tritonserver, two stubs, torchrun, two ranks
 
     os.kill(two_ranks.server.pid, signal.SIGKILL)
 
@@ -84,7 +84,9 @@ def test_nothing_survives_a_killed_stub(serve: Serve) -> None:
     with serve("llama") as serving:
         ranks = serving.server.ranks()
         (stub,) = [
-            pid for pid in marked_processes(serving.server.mark) if _program(pid) == "triton_python_backend_stub"
+            pid
+            for pid in marked_processes(serving.server.mark)
+            if _program(pid) == "triton_python_backend_stub" and f"/{serving.model}/" in _command_line(pid)
         ]
 
         os.kill(stub, signal.SIGKILL)
@@ -119,6 +121,10 @@ def test_an_interpreter_that_is_not_there_is_named(
         running_server(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=READY_SECONDS),
     ):
         pass
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def _program(pid: int) -> str:

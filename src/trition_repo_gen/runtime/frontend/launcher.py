@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ..lifeline import PARENT_VARIABLE
+from ..lifeline import GRANDPARENT_VARIABLE, PARENT_VARIABLE
 from ..protocol import FRONTEND_VARIABLE, REMOTE_FRONTEND_VARIABLE, RUN_FOLDER_VARIABLE, SETTINGS_VARIABLE
 from ..settings import Settings
 
@@ -129,6 +129,7 @@ class Launcher:
             SETTINGS_VARIABLE: json.dumps(self._settings.to_parameters()),
             RUN_FOLDER_VARIABLE: str(self.folder),
             PARENT_VARIABLE: str(os.getpid()),
+            GRANDPARENT_VARIABLE: str(os.getppid()),
         }
         # OpenMP threads that wait for the next piece of work by spinning double a CPU engine's speed, and spinning long
         # stops one that has to share its cores (bench/NOTES.md). Number of turns, for GNU's OpenMP.

@@ -43,7 +43,7 @@ class TritonPythonModel:
         try:
             limits = self._ranks.start()
         except RanksError as error:
-            self._host.close()
+            self._host.give_up()
             self._ranks.stop()
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes

@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import queue
+import signal
 import tempfile
 import threading
 import time
@@ -79,6 +80,11 @@ def socket_path(server: int, model: str, version: int) -> Path:
     return folder / f"{server}-{model}-{version}"
 
 
+def _tombstone(path: Path) -> Path:
+    """Return the file that says that the host at `path` cannot load."""
+    return path.with_name(f"{path.name}.failed")
+
+
 class Host:
     """The model's side. Answers guests from the start of the ranks' thread, on that thread.
 
@@ -96,6 +102,7 @@ class Host:
         self._admission: Admission | None = None
         self._max_prompt_bytes: int | None = None
         self._rows: dict[tuple[bytes, int], _GuestRow] = {}
+        _tombstone(self._path).unlink(missing_ok=True)
         ranks.run_soon(self._open)
 
     def let_in(self, admission: Admission, max_prompt_bytes: int) -> None:
@@ -105,6 +112,12 @@ class Host:
     def close(self) -> None:
         """Remove what was opened."""
         self._path.unlink(missing_ok=True)
+        _tombstone(self._path).unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        """The model cannot load: tell a guest that has not met it."""
+        self._path.unlink(missing_ok=True)
+        _tombstone(self._path).touch()
 
     def _open(self) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
@@ -232,7 +245,10 @@ class Guest:
             HostGoneError: it did not come within a minute, did not take rows within `timeout` seconds, or ended.
         """
         self._thread.start()
-        self._met.wait(_MEETING_SECONDS)
+        deadline = time.monotonic() + _MEETING_SECONDS
+        while not self._met.wait(_KNOCK_SECONDS) and time.monotonic() < deadline:
+            if _tombstone(self._path).exists():
+                break
         if self._met.is_set():
             self._settled.wait(timeout)
         if self._max_prompt_bytes is None:
@@ -266,6 +282,8 @@ class Guest:
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._bell, zmq.POLLIN)
+        self._server = os.pidfd_open(os.getppid())
+        self._poller.register(self._server, zmq.POLLIN)
         try:
             knocked = -math.inf
             running = True
@@ -284,6 +302,9 @@ class Guest:
                 self._receive(socket)
             elif event == self._host:
                 self._lose_host()
+            elif event == self._server:
+                # Killed; see `Ranks`: Triton's stub does not notice that before somebody reaps it.
+                os.kill(os.getpid(), signal.SIGKILL)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         with contextlib.suppress(queue.Empty):

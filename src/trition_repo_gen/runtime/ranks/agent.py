@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ..lifeline import PARENT_VARIABLE, die_with_parent
+from ..lifeline import PARENT_VARIABLE, die_with_parent, end_parent_with_grandparent
 
 
 def run_agent() -> None:
@@ -14,6 +14,7 @@ def run_agent() -> None:
     """
     if PARENT_VARIABLE in os.environ:
         die_with_parent()
+        end_parent_with_grandparent()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     # Ranks that are started again would read addresses of dead ones: torch 2.11 lets all starts share one store and one
     # set of keys (torch/distributed/rendezvous.py:189) unless the rendezvous keeps its store to itself.
