@@ -1,6 +1,7 @@
 """Which tritonserver is started."""
 
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def test_the_wheel_comes_last_and_is_not_imported(tmp_path: Path, monkeypatch: p
     found = find_tritonserver(None, EMPTY)
     assert found.path == wheel_server()
     assert found.from_wheel
-    assert "pytriton" not in sys.modules
+    script = "import sys; from trition_repo_gen.server.find import wheel_server; wheel_server(); print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    assert "trition_repo_gen.server.find" in imported
+    assert "pytriton" not in imported
 
 
 def test_the_wheels_program_is_recognized_when_named() -> None:
