@@ -2,7 +2,6 @@
 
 import math
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from megatron.core.inference.text_generation_controllers.text_generation_control
 from ..loaders.megatron_bridge import LoadedModel, kv_block_size
 from ..protocol import Row
 from ..settings import Settings
-from .sampling import RowSampling
+from .core_sampling import RowSampling
+from .results import Finished, StepResult
 from .text import TextCodec
 
 _MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
@@ -27,18 +27,6 @@ _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
 _GPU_KV_CACHE_SHARE = 0.8
 """Of what is free after loading; the rest is for activations, logits and CUDA graphs."""
-
-
-@dataclass
-class StepResult:
-    """What a step brought: finished requests by id, and new tokens of the rows that are watched.
-
-    `decode_seconds` went from a finished row's first token to its last.
-    """
-
-    finished: dict[int, DynamicInferenceRequest] = field(default_factory=dict)
-    decode_seconds: dict[int, float] = field(default_factory=dict)
-    tokens: dict[int, list[int]] = field(default_factory=dict)
 
 
 class RankEngine:
@@ -175,8 +163,8 @@ class RankEngine:
         result = StepResult()
         for record in data["finished_request_records"]:
             request = record.merge()
-            result.finished[request.request_id] = request
-            result.decode_seconds[request.request_id] = now - self._first_token.pop(request.request_id, now)
+            decode_seconds = now - self._first_token.pop(request.request_id, now)
+            result.finished[request.request_id] = _finished(request, decode_seconds)
             self._sampling.remove(request.request_id)
         self._tokenless -= result.finished.keys()
         started = {request_id for request_id in self._tokenless if self._generated(request_id)}
@@ -184,7 +172,7 @@ class RankEngine:
         self._first_token |= dict.fromkeys(started, now)
         for request_id, given in list(self._watched.items()):
             finished = result.finished.get(request_id)
-            tokens = finished.generated_tokens if finished else self._generated(request_id)
+            tokens = finished.tokens if finished else self._generated(request_id)
             result.tokens[request_id] = tokens[given:]
             self._watched[request_id] = len(tokens)
             if finished:
@@ -227,7 +215,22 @@ class RankEngine:
                 self._engine.controller._all_logits_cuda = buffer.new_zeros(shape)
 
 
-def failed(request: DynamicInferenceRequest) -> str | None:
+def _finished(request: DynamicInferenceRequest, decode_seconds: float) -> Finished:
+    tokens = request.generated_tokens
+    return Finished(
+        tokens=tokens,
+        # Ends other than the first are the engine's stop words, which it cuts off: such a row is shorter.
+        out_of_tokens=len(tokens) >= request.sampling_params.num_tokens_to_generate,
+        decode_seconds=decode_seconds,
+        log_probs=request.generated_log_probs or [],
+        top_logprobs=request.generated_top_n_logprobs or [],
+        prompt_log_probs=request.prompt_log_probs or [],
+        prompt_top_logprobs=request.prompt_top_n_logprobs or [],
+        failure=_failure(request),
+    )
+
+
+def _failure(request: DynamicInferenceRequest) -> str | None:
     """Return the engine's reason if it refused the request."""
     if request.status != Status.FAILED:
         return None

@@ -1,10 +1,8 @@
 """From an engine's finished request to the answer that the client gets; kept by the rank that speaks for a replica."""
 
-from typing import Any
-
 from ..protocol import Answer, Deltas, Done, FinishReason, Refused, Row
 from .bus import Admission, Ending
-from .engine import StepResult, failed
+from .results import Finished, StepResult
 from .text import TextCodec, TextStream
 
 
@@ -44,23 +42,16 @@ class Replies:
                 deltas.append((request_id, text))
         if deltas:
             messages.insert(0, Deltas(deltas))
-        messages += [
-            self._answer(self._rows.pop(id_), request, result.decode_seconds[id_])
-            for id_, request in result.finished.items()
-        ]
+        messages += [self._answer(self._rows.pop(id_), finished) for id_, finished in result.finished.items()]
         return messages
 
-    def _answer(self, row: "_RowText", request: Any, decode_seconds: float) -> Done | Refused:
-        if refusal := failed(request):
-            return Refused(row.id, "INTERNAL", refusal)
-        tokens = request.generated_tokens
-        # A row with several end tokens is stopped by the engine's stop words, which cut the token off.
-        ended = bool(tokens) and tokens[-1] in self._eos_ids
-        reason: FinishReason = "length"
-        if row.stopped_at is not None or ended or len(tokens) < request.sampling_params.num_tokens_to_generate:
-            reason = "stop"
-        answer = row.answer(tokens, reason, request)
-        return Done(row.id, answer, row.rest_of(answer.text) if row.streams else "", decode_seconds)
+    def _answer(self, row: "_RowText", finished: Finished) -> Done | Refused:
+        if finished.failure is not None:
+            return Refused(row.id, "INTERNAL", finished.failure)
+        ended = bool(finished.tokens) and finished.tokens[-1] in self._eos_ids
+        stopped = row.stopped_at is not None or ended or not finished.out_of_tokens
+        answer = row.answer(finished, "stop" if stopped else "length")
+        return Done(row.id, answer, row.rest_of(answer.text) if row.streams else "", finished.decode_seconds)
 
 
 class _RowText:
@@ -115,26 +106,20 @@ class _RowText:
                     break
         return most
 
-    def answer(self, tokens: list[int], reason: FinishReason, request: Any) -> Answer:
+    def answer(self, finished: Finished, reason: FinishReason) -> Answer:
         row = self._admission.row
-        tokens = tokens[: self._kept_tokens]
+        tokens = finished.tokens[: self._kept_tokens]
         if self.stopped_at is not None and self._stream is not None:
             text = self._stream.text[: self.stopped_at]
         else:
             text = self._codec.decode(tokens)
-        log_probs: list[float] = []
-        top_logprobs: list[dict[str, float]] = []
-        if row.log_probs:
-            prompt = (request.prompt_log_probs or []) if row.echo else []
-            log_probs = prompt + (request.generated_log_probs or [])[: len(tokens)]
-        if row.top_logprobs:
-            prompt_top = (request.prompt_top_n_logprobs or []) if row.echo else []
-            top_logprobs = prompt_top + (request.generated_top_n_logprobs or [])[: len(tokens)]
+        prompt = finished.prompt_log_probs if row.echo else []
+        prompt_top = finished.prompt_top_logprobs if row.echo else []
         return Answer(
             text=self._admission.text + text if row.echo else text,
             finish_reason=reason,
             prompt_tokens=len(self._admission.tokens),
             completion_tokens=len(tokens),
-            log_probs=log_probs,
-            top_logprobs=top_logprobs,
+            log_probs=prompt + finished.log_probs[: len(tokens)] if row.log_probs else [],
+            top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if row.top_logprobs else [],
         )

@@ -1,14 +1,12 @@
-"""Sampling with parameters of its own for every row, in place of Megatron Core's batch-wide random stream.
+"""Sampling with parameters of its own for every row.
 
 A row's random numbers depend on its seed, the token's position and nothing else: not on the other rows of the batch,
 not on the layout, not on the device.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
-from megatron.core.inference.sampling import Sampling
 from torch import Tensor
 
 from ..protocol import Row
@@ -27,8 +25,8 @@ class RowState:
             self.seen[torch.tensor(list(prompt_tokens), device=device)] = True
 
 
-class RowSampling(Sampling):  # type: ignore[misc]
-    """A sampling backend for `TextGenerationController`.
+class RowSampler:
+    """Chooses the rows' next tokens.
 
     Args:
         vocab_size: tokens that the tokenizer knows; the model's padding beyond them is never sampled.
@@ -48,38 +46,18 @@ class RowSampling(Sampling):  # type: ignore[misc]
         """Forget a request that ended."""
         self._rows.pop(request_id, None)
 
-    def sample_kernel(
-        self,
-        logits: Tensor,
-        n: int,
-        context: Any,
-        *,
-        no_top_k: bool,
-        no_top_p: bool,
-        gather_indices: Tensor | None = None,
-        token_to_request_index: Tensor | None = None,
-        output: Tensor | None = None,
-        eager: bool = False,
-        cache_key: Any = None,
-    ) -> Tensor:
-        """Sample one token for each of the `n` active requests; see `Sampling.sample_kernel`.
+    def sample(self, logits: Tensor, request_ids: Sequence[int], unfinished: int = -1) -> Tensor:
+        """Choose one token a row.
 
         Args:
-            logits: [>= n, padded vocabulary]; what is beyond `vocab_size` is set to -inf in place, so that
-                log-probabilities computed from the same buffer leave it out as well.
+            logits: [rows, at least the vocabulary]
+            request_ids: one for each row; one that was not added is sampled greedily.
+            unfinished: a request of which only a part of the prompt was read: its token does not count.
 
         Returns:
-            int64[n]
+            int64[rows]
         """
-        del no_top_k, no_top_p, eager, cache_key
-        if token_to_request_index is not None:
-            raise NotImplementedError("Speculative decoding is not supported.")
-        logits[:, self._vocab_size :] = float("-inf")
-        logits = logits[:n] if gather_indices is None else logits[gather_indices[:n]]
         logits = logits[:, : self._vocab_size]
-
-        first, last = context.paused_request_count, context.total_request_count
-        request_ids = context.request_ids[first:last].tolist()
         states = [self._rows.get(request_id) for request_id in request_ids]
 
         logits = self._hold_back_ends(_penalise(logits, states), states)
@@ -90,15 +68,11 @@ class RowSampling(Sampling):  # type: ignore[misc]
             tokens[index] = draw(logits[index].float(), [states[i] for i in drawn])  # type: ignore[misc]
 
         for index, (request_id, state) in enumerate(zip(request_ids, states, strict=True)):
-            # A prompt's unfinished chunk samples as well, but the engine drops that token.
-            if state is not None and request_id != context.chunked_prefill_request_id:
+            if state is not None and request_id != unfinished:
                 state.position += 1
                 if state.seen is not None:
                     state.seen.index_fill_(0, tokens[index : index + 1], True)
-        if output is None:
-            return tokens
-        output.copy_(tokens)
-        return output
+        return tokens
 
     def _hold_back_ends(self, logits: Tensor, states: list[RowState | None]) -> Tensor:
         """Set the ends of rows that are too short for one to -inf."""
@@ -109,10 +83,6 @@ class RowSampling(Sampling):  # type: ignore[misc]
         rows = torch.tensor(short, device=logits.device)[:, None]
         logits[rows, torch.tensor(self._eos_ids, device=logits.device)] = float("-inf")
         return logits
-
-    def log_probs_kernel(self, logits: Tensor, context: Any, *, token_to_request_index: Tensor | None = None) -> Tensor:
-        """Not reached: log-probabilities are those of the model's own distribution ("raw_logprobs")."""
-        raise NotImplementedError
 
 
 def _penalise(logits: Tensor, states: list[RowState | None]) -> Tensor:

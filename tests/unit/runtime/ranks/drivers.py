@@ -17,7 +17,7 @@ def sampling() -> dict[str, object]:
     if cpu.needed():
         cpu.install()
     from runtime.protocol import Row
-    from runtime.ranks import sampling
+    from runtime.ranks.core_sampling import RowSampling
     from transformers import (
         LogitsProcessorList,
         RepetitionPenaltyLogitsProcessor,
@@ -52,13 +52,13 @@ def sampling() -> dict[str, object]:
             chain.append(TopPLogitsWarper(row.top_p))
         return chain(torch.tensor([prompt]), logits[index : index + 1, :vocabulary].clone())[0].softmax(-1)
 
-    def sampler_with(rows: dict[int, Row]) -> sampling.RowSampling:
-        sampler = sampling.RowSampling(vocabulary)
+    def sampler_with(rows: dict[int, Row]) -> RowSampling:
+        sampler = RowSampling(vocabulary)
         for request_id, row in rows.items():
             sampler.add(request_id, row, prompt, torch.device("cpu"))
         return sampler
 
-    def step(sampler: sampling.RowSampling, ids: list[int], values: torch.Tensor) -> list[int]:
+    def step(sampler: RowSampling, ids: list[int], values: torch.Tensor) -> list[int]:
         context = SimpleNamespace(
             paused_request_count=0,
             total_request_count=len(ids),
