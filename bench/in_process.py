@@ -52,12 +52,13 @@ class RuntimeRows:
 
     def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
         from runtime.protocol import Row
+        from runtime.ranks.text import Prompt
 
-        self._engine.add(request_id, Row(prompt="", max_length=max_length), tokens, watch=False)
+        self._engine.add(request_id, Row(prompt="", max_length=max_length), Prompt("", tokens), watch=False)
 
     async def step(self) -> list[int]:
         result = await self._engine.step()
-        return [len(request.generated_tokens) for request in result.finished.values()]
+        return [len(finished.tokens) for finished in result.finished.values()]
 
 
 class MegatronRows:

@@ -13,19 +13,19 @@ from typing import Any
 import zmq
 
 from ..protocol import RUN_FOLDER_VARIABLE, Row, decode, encode, register
+from .text import Prompt
 from .topology import Group
 
 
 @register
 @dataclass(frozen=True)
 class Admission:
-    """A row that joins a replica. `text` is the prompt's text where the answer repeats it."""
+    """A row that joins a replica. The prompt's text is there where the answer repeats it."""
 
     id: int
     replica: int
     row: Row
-    tokens: list[int]
-    text: str
+    prompt: Prompt
 
 
 @register

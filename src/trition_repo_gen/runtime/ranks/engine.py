@@ -4,7 +4,6 @@ import math
 import time
 from typing import Any
 
-import torch
 from megatron.core.inference.config import InferenceConfig
 from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
 from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
@@ -17,23 +16,18 @@ from ..loaders.megatron_bridge import LoadedModel, kv_block_size
 from ..protocol import Row
 from ..settings import Settings
 from .core_sampling import RowSampling
-from .results import Finished, StepResult
-from .text import TextCodec
+from .engine_api import Finished, StepResult, why_impossible
+from .kv_size import kv_cache_gib
+from .text import Prompt, TextCodec
 
 _MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
-_CPU_KV_CACHE_GIB = 1.0
 _WARM_UP_TOKENS = 64
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
-_GPU_KV_CACHE_SHARE = 0.8
-"""Of what is free after loading; the rest is for activations, logits and CUDA graphs."""
 
 
 class RankEngine:
-    """One rank's engine.
-
-    All ranks of a replica have to call `add`, `finish` and `step` with the same values in the same order.
-    """
+    """One rank's engine for models that read text; see `Engine`."""
 
     def __init__(self, loaded: LoadedModel, settings: Settings, codec: TextCodec):
         config = loaded.model.config
@@ -58,7 +52,7 @@ class RankEngine:
                 max_requests=max_requests,
                 max_tokens=max(_MIN_TOKENS_PER_STEP, settings.max_sequence_length),
                 block_size_tokens=kv_block_size(config),
-                buffer_size_gb=settings.kv_cache_gib or _automatic_kv_cache_gib(config, settings, self._device),
+                buffer_size_gb=kv_cache_gib(settings, _token_bytes(config, settings), self._device),
                 num_cuda_graphs=_CUDA_GRAPHS if config.cuda_graph_impl == "local" else None,
                 materialize_only_last_token_logits=True,
             ),
@@ -95,30 +89,19 @@ class RankEngine:
         return bool(self._engine.requests)
 
     def why_impossible(self, prompt_tokens: int, row: Row) -> str | None:
-        """Return one sentence if such a row could never run, however long it waited."""
-        limit = self.max_sequence_length
-        if prompt_tokens >= limit:
-            return f"The prompt has {prompt_tokens} tokens, but this model takes {limit} with the answer; shorten it."
-        if row.max_length > limit:
-            return f"max_length is {row.max_length}; this model's sequences have at most {limit} tokens."
-        if row.top_logprobs > self.vocab_size:
-            return f"n_top_logprobs is {row.top_logprobs}; the vocabulary has {self.vocab_size} tokens."
-        blocks = math.ceil(min(prompt_tokens + row.max_length, limit) / self._context.block_size_tokens)
-        available = int(self._context.kv_block_allocator.total_count) - 1  # one block is the engine's own
-        if blocks > available:
-            room = available * int(self._context.block_size_tokens)
-            return f"Prompt and answer need room for {prompt_tokens + row.max_length} tokens; the KV cache has {room}."
-        return None
+        """See `Engine.why_impossible`."""
+        blocks = int(self._context.kv_block_allocator.total_count) - 1  # one block is the engine's own
+        return why_impossible(
+            prompt_tokens,
+            row,
+            max_sequence_length=self.max_sequence_length,
+            vocab_size=self.vocab_size,
+            room=blocks * int(self._context.block_size_tokens),
+        )
 
-    def add(self, request_id: int, row: Row, tokens: list[int], *, watch: bool) -> None:
-        """Queue a row; it joins the running batch at the next step that has room.
-
-        Args:
-            request_id: unique among the running rows, the same on every rank.
-            row: how to continue.
-            tokens: the prompt's tokens.
-            watch: report its tokens after every step.
-        """
+    def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
+        """See `Engine.add`."""
+        tokens = prompt.tokens
         self._sampling.add(request_id, row, tokens, self._device)
         self._engine.add_request(
             request_id,
@@ -139,11 +122,7 @@ class RankEngine:
             self._watched[request_id] = 0
 
     def finish(self, request_id: int) -> bool:
-        """End a row early: a running one leaves the batch, finished, at the next step.
-
-        Returns:
-            whether the row was waiting and is gone already, so that no step will report it.
-        """
+        """See `Engine.finish`."""
         if request_id in self._engine.waiting_request_ids:
             self._engine.waiting_request_ids.remove(request_id)
             del self._engine.requests[request_id]
@@ -156,7 +135,7 @@ class RankEngine:
         return False
 
     async def step(self) -> StepResult:
-        """Run one forward pass over the batch and sample a token for each row."""
+        """See `Engine.step`."""
         self._materialise_logits_for_prompts()
         data = await self._engine.async_step()
         now = time.monotonic()
@@ -180,14 +159,11 @@ class RankEngine:
         return result
 
     async def warm_up(self) -> None:
-        """Answer a first row that nobody asked: kernels are compiled at their first use, which takes seconds on a GPU.
-
-        Collective: all ranks of a group call it at the same time.
-        """
+        """See `Engine.warm_up`: kernels are compiled at their first use, which takes seconds on a GPU."""
         tokens = [0] * min(_WARM_UP_TOKENS, self.max_sequence_length - 2)
         if not tokens:
             return
-        self.add(0, Row(prompt="", max_length=2), tokens, watch=False)
+        self.add(0, Row(prompt="", max_length=2), Prompt("", tokens), watch=False)
         while self.has_work:
             await self.step()
 
@@ -255,15 +231,11 @@ class _EngineTokenizer:
         return "".join(self._codec.spell(token) for token in tokens)
 
 
-def _automatic_kv_cache_gib(config: Any, settings: Settings, device: torch.device) -> float:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return float(free / 2**30 * _GPU_KV_CACHE_SHARE)
+def _token_bytes(config: Any, settings: Settings) -> int:
+    """Return what a token's keys and values take on this rank."""
     heads = max(1, (config.num_query_groups or config.num_attention_heads) // settings.tensor_parallel_size)
     layers = math.ceil(config.num_layers / settings.pipeline_parallel_size)
-    token_bytes = 2 * layers * heads * config.kv_channels * torch.finfo(config.params_dtype).bits // 8
-    full = token_bytes * (settings.max_requests + 1) * settings.max_sequence_length / 2**30
-    return min(_CPU_KV_CACHE_GIB, float(full))
+    return int(2 * layers * heads * config.kv_channels * config.params_dtype.itemsize)
 
 
 def _round_up(value: int, multiple: int) -> int:

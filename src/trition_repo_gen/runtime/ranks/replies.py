@@ -2,7 +2,7 @@
 
 from ..protocol import Answer, Deltas, Done, FinishReason, Refused, Row
 from .bus import Admission, Ending
-from .results import Finished, StepResult
+from .engine_api import Finished, StepResult
 from .text import TextCodec, TextStream
 
 
@@ -87,7 +87,7 @@ class _RowText:
         assert self._stream is not None
         text = self._stream.text
         certain = self.stopped_at if self.stopped_at is not None else len(text) - self._withheld(text)
-        text = self._admission.text + text[:certain]
+        text = self._admission.prompt.text + text[:certain]
         new = text[self._told :]
         self._told = max(self._told, len(text))
         return new
@@ -116,9 +116,9 @@ class _RowText:
         prompt = finished.prompt_log_probs if row.echo else []
         prompt_top = finished.prompt_top_logprobs if row.echo else []
         return Answer(
-            text=self._admission.text + text if row.echo else text,
+            text=self._admission.prompt.text + text if row.echo else text,
             finish_reason=reason,
-            prompt_tokens=len(self._admission.tokens),
+            prompt_tokens=len(self._admission.prompt.tokens),
             completion_tokens=len(tokens),
             log_probs=prompt + finished.log_probs[: len(tokens)] if row.log_probs else [],
             top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if row.top_logprobs else [],

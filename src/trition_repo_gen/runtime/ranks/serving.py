@@ -1,11 +1,12 @@
 """The loop that every rank runs while it serves: agree on a plan, take rows in, step, report."""
 
 import time
+from dataclasses import replace
 from typing import NoReturn
 
 from ..protocol import Cancel, Deltas, Done, Refused, Usage
 from .bus import Admission, Bus, Ending, Gone, Plan
-from .engine import RankEngine
+from .engine_api import Engine
 from .intake import Intake
 from .replies import Replies, is_watched
 from .text import PromptError, TextCodec
@@ -18,7 +19,7 @@ _USAGE_SECONDS = 0.5
 class Leader:
     """Decides what the group does next, from what the stub sent and what became of earlier rows."""
 
-    def __init__(self, group: Group, bus: Bus, uplink: Uplink, intake: Intake, engine: RankEngine):
+    def __init__(self, group: Group, bus: Bus, uplink: Uplink, intake: Intake, engine: Engine):
         self._bus = bus
         self._uplink = uplink
         self._engine = engine
@@ -52,8 +53,9 @@ class Leader:
                 replica = min(self._load, key=lambda index: self._load[index])
                 self._running[request.id] = replica
                 self._load[replica] += 1
-                text = prompt.text if request.row.echo else ""
-                admissions.append(Admission(request.id, replica, request.row, prompt.tokens, text))
+                row = replace(request.row, prompt="", images=[])  # they are in `prompt` now
+                text = prompt.text if row.echo else ""
+                admissions.append(Admission(request.id, replica, row, replace(prompt, text=text)))
         ending = [request_id for request_id in self._ending if request_id in self._running]
         self._ending = []
         plan = Plan(admissions, ending, step=bool(self._running))
@@ -88,7 +90,7 @@ async def serve(
     uplink: Uplink,
     intake: Intake | None,
     codec: TextCodec,
-    engine: RankEngine,
+    engine: Engine,
     eos_ids: list[int],
 ) -> NoReturn:
     """Serve until the process is ended. `intake` is the leader's."""
@@ -99,7 +101,7 @@ async def serve(
         plan = leader.next_plan() if leader is not None else bus.receive()
         for admission in plan.admissions:
             if admission.replica == replica:
-                engine.add(admission.id, admission.row, admission.tokens, watch=is_watched(admission.row))
+                engine.add(admission.id, admission.row, admission.prompt, watch=is_watched(admission.row))
                 if replies is not None:
                     replies.add(admission)
         for request_id in plan.ending:

@@ -6,19 +6,35 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-from ..protocol import Row
+from ..protocol import Row, register
 
 
 class PromptError(ValueError):
     """The prompt cannot be made into tokens; the text is one sentence for the client."""
 
 
+@register
+@dataclass(frozen=True)
+class Pictures:
+    """A prompt's pictures, cut into patches.
+
+    `patches` are float32 values, `patch_size` a patch; `grids` say for each picture how many patches it has in time,
+    height and width.
+    """
+
+    patches: bytes
+    patch_size: int
+    grids: list[list[int]]
+
+
+@register
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the model sees it: the text after the chat template, and its tokens."""
+    """A prompt as the model sees it: the text after the chat template, its tokens, and its pictures if it has any."""
 
     text: str
     tokens: list[int]
+    pictures: Pictures | None = None
 
 
 class TextCodec:
@@ -50,16 +66,7 @@ class TextCodec:
             return Prompt(row.prompt, tokens)
         if not self._tokenizer.chat_template:
             raise PromptError("This model has no chat template; send plain text without apply_chat_template.")
-        try:
-            messages = json.loads(row.prompt)
-        except ValueError as error:
-            raise PromptError(
-                f"With apply_chat_template a prompt is a JSON list of messages; this is not JSON: {error}."
-            ) from None
-        if not _are_messages(messages):
-            raise PromptError(
-                'With apply_chat_template a prompt is a JSON list of messages like {"role": "user", "content": "Hi"}.'
-            )
+        messages = messages_of(row.prompt)
         try:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # whatever the checkpoint's template raises
@@ -99,5 +106,20 @@ class TextStream:
         return piece
 
 
-def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in value)
+def messages_of(prompt: str) -> list[dict[str, Any]]:
+    """Return a prompt's chat messages.
+
+    Raises:
+        PromptError: it is no JSON list of messages.
+    """
+    try:
+        messages = json.loads(prompt)
+    except ValueError as error:
+        raise PromptError(
+            f"With apply_chat_template a prompt is a JSON list of messages; this is not JSON: {error}."
+        ) from None
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
+        raise PromptError(
+            'With apply_chat_template a prompt is a JSON list of messages like {"role": "user", "content": "Hi"}.'
+        )
+    return messages

@@ -1,0 +1,61 @@
+"""Paged keys and values of all rows: memory in blocks, and who has which (Kwon et al. 2023, arXiv 2309.06180)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+BLOCK_SIZE = 64
+"""Tokens."""
+
+
+class KVCache:
+    """The memory of this rank's layers, and the blocks of each row; all ranks of a replica hand out the same ones.
+
+    Args:
+        layers: attention layers of this rank.
+        heads: KV heads of this rank.
+        head_size: channels of a head.
+        size: bytes to use, at least one block's.
+        dtype: of keys and values.
+        device: where they lie.
+    """
+
+    def __init__(self, layers: int, heads: int, head_size: int, size: float, dtype: torch.dtype, device: torch.device):
+        block_bytes = 2 * layers * BLOCK_SIZE * heads * head_size * dtype.itemsize
+        self._blocks = max(1, int(size // block_bytes))
+        shape = (layers, self._blocks * BLOCK_SIZE, heads, head_size)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        """(layers, places, KV heads, head size)"""
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self._free = list(range(self._blocks))[::-1]
+        self._rows: dict[int, Tensor] = {}
+
+    @property
+    def room(self) -> int:
+        """Tokens that fit in all."""
+        return self._blocks * BLOCK_SIZE
+
+    @property
+    def usage(self) -> float:
+        """The share of blocks that rows have, from 0 to 1."""
+        return 1 - len(self._free) / self._blocks
+
+    def fits(self, tokens: int) -> bool:
+        """Whether a row of that many tokens, prompt and answer, finds room now."""
+        return math.ceil(tokens / BLOCK_SIZE) <= len(self._free)
+
+    def take(self, request_id: int, tokens: int) -> None:
+        """Give a row the blocks for all that it may grow to."""
+        blocks = torch.tensor([self._free.pop() for _ in range(math.ceil(tokens / BLOCK_SIZE))])
+        places = blocks[:, None] * BLOCK_SIZE + torch.arange(BLOCK_SIZE)
+        self._rows[request_id] = places.flatten()
+
+    def give_back(self, request_id: int) -> None:
+        """Free a row's blocks."""
+        places = self._rows.pop(request_id)
+        self._free.extend((places[::BLOCK_SIZE] // BLOCK_SIZE).tolist())
+
+    def places(self, request_id: int, start: int, stop: int) -> Tensor:
+        """Return int64[stop - start], where a row's tokens from `start` to `stop` lie."""
+        return self._rows[request_id][start:stop]
