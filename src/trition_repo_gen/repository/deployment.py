@@ -54,4 +54,13 @@ class Deployment(BaseModel):
     @property
     def stream_settings(self) -> StreamSettings:
         """The twin's settings."""
-        return StreamSettings(stream_of=self.model_name, start_timeout=self.settings.start_timeout)
+        settings = self.settings
+        return StreamSettings(
+            stream_of=self.model_name,
+            multimodal=settings.multimodal,
+            allow_image_urls=settings.allow_image_urls,
+            max_images=settings.max_images,
+            max_image_mib=settings.max_image_mib,
+            max_image_pixels=settings.max_image_pixels,
+            start_timeout=settings.start_timeout,
+        )

@@ -29,12 +29,25 @@ _GROUPS = {
     "# requests that may wait (0: any number) and for how many seconds (0: for ever), GiB of KV\n"
     "# cache per rank (0: what is free).",
     "STREAM_OF": "The model whose ranks this one uses, and for how many seconds it waits for that model to load.",
+    "ALLOW_IMAGE_URLS": "Images. Hosts that pictures are fetched from, as in a.example.org,*.b.example.org (no value:\n"
+    "# none, clients send the pictures themselves). Pictures per prompt, MiB of an encoded one, pixels of one decoded.",
     "RANK_PYTHON": "How the ranks are started: the Python that has Megatron, how often a dead group is started again,\n"
     "# after how many seconds a group that is not ready counts as dead, HOST:PORT where several nodes meet.",
 }
 
 
-_RANKS_ONLY = {"ranks", "loaders", "cpu"}
+MULTIMODAL_ONLY = {
+    "MULTIMODAL",
+    "PROCESSOR",
+    "INFERENCE_BATCH_TIMES_SEQLEN_THRESHOLD",
+    "ALLOW_IMAGE_URLS",
+    "MAX_IMAGES",
+    "MAX_IMAGE_MIB",
+    "MAX_IMAGE_PIXELS",
+}
+"""Parameters that a language model does not read."""
+
+_RANKS_ONLY = {"ranks", "loaders", "cpu", "multimodal"}
 """Folders of `runtime` that no stub needs."""
 
 _DIGEST = "# As trgen wrote it: sha256 "
@@ -78,11 +91,15 @@ def _render(deployment: Deployment, name: str, parameters: dict[str, str], runti
         autoescape=False,
     )
     environment.filters["pbtxt"] = _quote
+    multimodal = deployment.settings.multimodal
     values = {
         "deployment": deployment,
         "name": name,
         "streams": name == deployment.stream_name,
-        "parameters": _grouped(parameters),
+        "parameters": _grouped(
+            {key: value for key, value in parameters.items() if multimodal or key not in MULTIMODAL_ONLY}
+        ),
+        "multimodal": multimodal,
         "mark": f"{MARK} {trition_repo_gen.__version__}",
     }
 

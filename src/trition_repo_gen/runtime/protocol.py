@@ -30,7 +30,7 @@ class Row:
     `prompt` is text, or a JSON list of chat messages when `chat` is set. `max_length` counts new tokens. `top_k` 0
     and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number. No token
     that would end the row is taken before there are `min_length`. With `stream` its text is sent as it grows.
-    `images` are encoded pictures, or URLs that the deployment allows.
+    `images` are encoded pictures (PNG, JPEG …) or, as text, URLs that may be fetched.
     """
 
     prompt: str

@@ -60,6 +60,10 @@ class Settings(_Parameters):
     tokenizer: str = ""
     """Path or hub name; empty, or no such parameter, means the tokenizer that the checkpoint holds."""
     params_dtype: Dtype = "bfloat16"
+    multimodal: bool = False
+    """Whether prompts come with images; the fields that say so are read only then."""
+    processor: str = ""
+    """Multimodal: folder or hub name of the image processor; empty means the one that the checkpoint holds."""
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -86,11 +90,22 @@ class Settings(_Parameters):
     """Seconds that a request may wait, unless it says otherwise; 0 means for ever."""
     kv_cache_gib: float = 0.0
     """0 means what is free after loading on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
+    inference_batch_times_seqlen_threshold: int = 1000
+    """Multimodal, with pipeline stages: a step of more tokens than this is split into micro-batches of so many."""
     enable_flash_decode: bool = False
     enable_cuda_graphs: bool = False
     legacy_checkpoint: bool = False
     """Load although Transformer Engine's `_extra_state` entries are missing or unexpected."""
     debug_mode: bool = False
+
+    allow_image_urls: str = ""
+    """Multimodal: hosts whose images are fetched, patterns with commas between; empty means none."""
+    max_images: int = 8
+    """Multimodal: per prompt."""
+    max_image_mib: float = 16.0
+    """Multimodal: MiB of one encoded image."""
+    max_image_pixels: int = 33_554_432
+    """Multimodal: pixels of one image, which its header says before anything is decoded."""
 
     rank_python: str = "python3"
     """The interpreter whose environment has Megatron."""
@@ -125,6 +140,12 @@ class StreamSettings(_Parameters):
     """The model whose ranks it uses."""
     start_timeout: int = 1800
     """Seconds until that model has to take requests."""
+    multimodal: bool = False
+    """Whether prompts come with images; these are that model's settings, and its ranks heed theirs in any case."""
+    allow_image_urls: str = ""
+    max_images: int = 8
+    max_image_mib: float = 16.0
+    max_image_pixels: int = 33_554_432
 
 
 def _write(value: object) -> str:

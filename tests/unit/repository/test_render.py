@@ -1,10 +1,19 @@
 import ast
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from trition_repo_gen import __version__
 from trition_repo_gen.repository.deployment import Deployment
-from trition_repo_gen.repository.render import CONFIG, is_edited, render, sign, templates_folder
+from trition_repo_gen.repository.render import (
+    CONFIG,
+    MULTIMODAL_ONLY,
+    is_edited,
+    render,
+    render_stream,
+    sign,
+    templates_folder,
+)
 from trition_repo_gen.repository.validate import parse
 
 
@@ -81,7 +90,7 @@ def test_every_parameter_stands_in_a_group_with_a_comment(deployment: Deployment
     written = re.findall(r'^(# )?parameters \{ key: "([A-Z_]+)"', text, flags=re.MULTILINE)
     # An empty one stands there as a comment: PyTriton's client cannot read a configuration that has any.
     assert [(key, bool(mark)) for mark, key in written] == [
-        (key, not value) for key, value in deployment.settings.to_parameters().items()
+        (key, not value) for key, value in deployment.settings.to_parameters().items() if key not in MULTIMODAL_ONLY
     ]
     blocks = [block for block in text.split("\n\n") if "\nparameters {" in block]
     assert len(blocks) == 4
@@ -114,3 +123,19 @@ def test_an_edit_by_hand_is_known() -> None:
     assert is_edited(config.replace("8", "16"))
     assert is_edited(config + "# one more line\n")
     assert is_edited("max_batch_size: 8\n")
+
+
+def test_only_a_multimodal_model_takes_images(deployment: Deployment) -> None:
+    settings = replace(deployment.settings, multimodal=True, allow_image_urls="a.example.org", max_images=3)
+    multimodal = deployment.model_copy(update={"settings": settings})
+    for files in (render(multimodal), render_stream(multimodal)):
+        config = parse(files[CONFIG].decode())
+        assert [(tensor.name, tensor.optional) for tensor in config.input if tensor.name == "images"] == [
+            ("images", True)
+        ]
+        assert config.parameters["ALLOW_IMAGE_URLS"].string_value == "a.example.org"
+        assert config.parameters["MAX_IMAGES"].string_value == "3"
+    for files in (render(deployment), render_stream(deployment)):
+        config = parse(files[CONFIG].decode())
+        assert not [tensor for tensor in config.input if tensor.name == "images"]
+        assert not MULTIMODAL_ONLY & set(config.parameters)

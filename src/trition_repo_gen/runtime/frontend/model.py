@@ -10,10 +10,12 @@ import triton_python_backend_utils as pb_utils
 
 from ..settings import Settings, SettingsError
 from .admission import Admission
+from .errors import BadRequestError
 from .metrics import Metrics
 from .pending import PendingRequest
+from .pictures import PictureLimits
 from .ranks import Ranks, RanksError
-from .requests import BadRequestError, read_rows
+from .requests import read_rows
 from .sharing import Host
 from .triton import input_arrays, send_error
 from .watch import Watcher
@@ -47,6 +49,7 @@ class TritonPythonModel:
             self._ranks.stop()
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes
+        self._pictures = PictureLimits.of(settings)
         self._watcher = Watcher()
         self._admission = Admission(limits.slots, settings.max_queue_size, self._count_waiting)
         self._log_request = self._log if settings.debug_mode else None
@@ -57,7 +60,7 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                rows = read_rows(input_arrays(request), self._max_prompt_bytes)
+                rows = read_rows(input_arrays(request), self._max_prompt_bytes, self._pictures)
             except BadRequestError as error:
                 send_error(sender, "INVALID_ARG", str(error))
                 continue

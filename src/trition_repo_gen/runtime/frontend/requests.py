@@ -9,9 +9,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..protocol import Row
+from .errors import BadRequestError
+from .pictures import PictureLimits, read_pictures
 
 INPUTS = (
     "prompts",
+    "images",
     "max_length",
     "max_batch_size",
     "top_k",
@@ -32,16 +35,19 @@ INPUTS = (
 _MAX_INT = 2**31 - 1
 
 
-class BadRequestError(ValueError):
-    """The client's mistake; the text is one sentence."""
+_NEW_TOKENS = 256
+_NEW_TOKENS_MULTIMODAL = 50
 
 
-def read_rows(tensors: Mapping[str, NDArray[Any]], max_prompt_bytes: int) -> list[Row]:
+def read_rows(
+    tensors: Mapping[str, NDArray[Any]], max_prompt_bytes: int, pictures: PictureLimits | None = None
+) -> list[Row]:
     """Return a request's rows.
 
     Args:
         tensors: inputs by name, each of shape (N, 1): BYTES as objects, INT64, FP32, BOOL. Only `prompts` is required.
         max_prompt_bytes: longer prompts cannot fit, whatever their tokens are.
+        pictures: what a multimodal model takes, None for a language model.
 
     Raises:
         BadRequestError: a value makes no sense.
@@ -53,12 +59,12 @@ def read_rows(tensors: Mapping[str, NDArray[Any]], max_prompt_bytes: int) -> lis
     if count == 0:
         raise BadRequestError("prompts has no rows; send at least one.")
     return [
-        _read_row({name: tensor[index, 0] for name, tensor in tensors.items()}, max_prompt_bytes)
+        _read_row({name: tensor[index, 0] for name, tensor in tensors.items()}, max_prompt_bytes, pictures)
         for index in range(count)
     ]
 
 
-def _read_row(values: Mapping[str, Any], max_prompt_bytes: int) -> Row:
+def _read_row(values: Mapping[str, Any], max_prompt_bytes: int, pictures: PictureLimits | None) -> Row:
     prompt = _text("prompts", values["prompts"], max_prompt_bytes)
     top_k = _integer(values, "top_k", 1, least=0)
     if bool(values.get("use_greedy", False)):
@@ -67,7 +73,7 @@ def _read_row(values: Mapping[str, Any], max_prompt_bytes: int) -> Row:
     return Row(
         prompt=prompt,
         chat=bool(values.get("apply_chat_template", False)),
-        max_length=_integer(values, "max_length", 256, least=1),
+        max_length=_integer(values, "max_length", _NEW_TOKENS if pictures is None else _NEW_TOKENS_MULTIMODAL, least=1),
         temperature=_number(values, "temperature", 1.0, "0 or more", lambda value: value >= 0),
         top_k=top_k,
         top_p=_number(values, "top_p", 0.0, "between 0 and 1", lambda value: 0 <= value <= 1),
@@ -78,6 +84,7 @@ def _read_row(values: Mapping[str, Any], max_prompt_bytes: int) -> Row:
         echo=bool(values.get("echo", False)),
         stop_words=_stop_words(values.get("stop_words")),
         min_length=_integer(values, "min_length", 0, least=0),
+        images=[] if pictures is None else read_pictures(values.get("images", b""), pictures),
     )
 
 

@@ -12,8 +12,10 @@ import triton_python_backend_utils as pb_utils
 
 from ..protocol import Refused, Row
 from ..settings import SettingsError, StreamSettings
+from .errors import BadRequestError
+from .pictures import PictureLimits
 from .ranks import Outcome
-from .requests import BadRequestError, read_rows
+from .requests import read_rows
 from .responses import output_tensors, text_array
 from .sharing import Guest, HostGoneError
 from .triton import input_arrays, send_error
@@ -37,6 +39,7 @@ class TritonPythonModel:
             self._max_prompt_bytes = self._guest.start(settings.start_timeout)
         except HostGoneError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self._pictures = PictureLimits.of(settings)
         self._watcher = Watcher()
 
     def execute(self, requests: list[Any]) -> None:
@@ -44,7 +47,7 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                rows = read_rows(input_arrays(request), self._max_prompt_bytes)
+                rows = read_rows(input_arrays(request), self._max_prompt_bytes, self._pictures)
                 if len(rows) != 1:
                     raise BadRequestError(f"prompts has {len(rows)} rows; a streaming request has one.")
             except BadRequestError as error:

@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trition_repo_gen.runtime.frontend.requests import BadRequestError, read_rows
+from trition_repo_gen.runtime.frontend.errors import BadRequestError
+from trition_repo_gen.runtime.frontend.requests import read_rows
 
 BYTES, INT64, FP32, BOOL = np.object_, np.int64, np.float32, np.bool_
 
