@@ -24,7 +24,7 @@ from ..settings import Settings
 from . import core_fixes, layout, tokenizer, weights
 from .errors import LoadError
 
-__all__ = ["LoadError", "LoadedModel", "kv_block_size", "load"]
+__all__ = ["LoadError", "LoadedModel", "build", "kv_block_size", "load"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,22 @@ def kv_block_size(model_config: Any) -> int:
 
 
 def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedModel:
+    """Load this rank's part of a language model, and its tokenizer; see `build`.
+
+    Raises:
+        LoadError: as `build`, or there is no tokenizer.
+    """
+    words = tokenizer.load(Path(settings.checkpoint), settings.tokenizer)
+    model, config = build(settings, device_is_cpu=device_is_cpu, progress=progress)
+    return LoadedModel(
+        model=model,
+        tokenizer=words.tokenizer,
+        eos_ids=words.eos_ids,
+        vocab_size=getattr(config, "vocab_size", None) or len(words.tokenizer),
+    )
+
+
+def build(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> tuple[torch.nn.Module, Any]:
     """Load this rank's part of the checkpoint. Collective: all ranks of the world call it.
 
     Sets up Megatron's process groups on top of torch.distributed, which has to be initialized.
@@ -62,15 +78,14 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
         progress: takes one line about what goes on, several times.
 
     Returns:
-        the model's part, and what belongs to it.
+        the model's part in eval mode, and the whole model's configuration.
 
     Raises:
-        LoadError: the checkpoint lacks a weight or a tokenizer, cannot be read, or cannot be cut like that.
+        LoadError: the checkpoint lacks a weight, cannot be read, or cannot be cut like that.
     """
     started = time.monotonic()
     checkpoint = Path(settings.checkpoint)
     progress(f"reading {checkpoint}")
-    words = tokenizer.load(checkpoint, settings.tokenizer)
     config, megatron_lm_arguments = load_model_config(str(checkpoint))
     layout.apply(config, settings)
     if device_is_cpu:
@@ -98,9 +113,4 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
         rank, (cause, _) = next(iter(error.failures.items()))
         raise LoadError(f"Rank {rank} cannot read {checkpoint}: {type(cause).__name__}: {cause}") from error
     progress(f"loaded in {time.monotonic() - started:.1f} s")
-    return LoadedModel(
-        model=models[0].eval(),
-        tokenizer=words.tokenizer,
-        eos_ids=words.eos_ids,
-        vocab_size=getattr(config, "vocab_size", None) or len(words.tokenizer),
-    )
+    return models[0].eval(), config

@@ -47,7 +47,7 @@ def load(checkpoint: Path, override: str) -> Words:
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise LoadError(f"{source!r} is no fast tokenizer; save it again with a tokenizer.json, or set TOKENIZER.")
-    return Words(tokenizer, _eos_ids(tokenizer, [Path(source), *_saved_model(checkpoint)]))
+    return Words(tokenizer, eos_ids(tokenizer, [Path(source), *saved_model(checkpoint)]))
 
 
 def find(checkpoint: Path, override: str) -> str:
@@ -62,13 +62,13 @@ def find(checkpoint: Path, override: str) -> str:
     if folder.is_dir() and any(folder.iterdir()):
         return str(folder)
     saved = str((_run_config(checkpoint).get("tokenizer") or {}).get("tokenizer_model") or "")
-    if saved and (Path(saved).exists() or _is_hub_name(saved)):
+    if saved and (Path(saved).exists() or is_hub_name(saved)):
         return saved
     what = f"the one it was saved with, {saved}, is gone" if saved else "names none"
     raise LoadError(f"{checkpoint} holds no tokenizer and {what}; set the parameter TOKENIZER to a folder or a name.")
 
 
-def _is_hub_name(text: str) -> bool:
+def is_hub_name(text: str) -> bool:
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1
 
 
@@ -80,13 +80,13 @@ def _run_config(checkpoint: Path) -> dict[str, Any]:
     return yaml.safe_load(text) or {}
 
 
-def _saved_model(checkpoint: Path) -> list[Path]:
+def saved_model(checkpoint: Path) -> list[Path]:
     """Return the folder of the Hugging Face model that the checkpoint was converted from, if it is on this machine."""
     name = (_run_config(checkpoint).get("model") or {}).get("hf_model_id")
     return [Path(name)] if name and Path(name).is_dir() else []
 
 
-def _eos_ids(tokenizer: Any, folders: list[Path]) -> list[int]:
+def eos_ids(tokenizer: Any, folders: list[Path]) -> list[int]:
     """Return the end-of-text tokens: chat models often have one for turns as well, in generation_config.json."""
     found = [tokenizer.eos_token_id]
     for folder in folders:

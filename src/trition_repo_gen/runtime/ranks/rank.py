@@ -30,59 +30,45 @@ def run() -> None:
 
 def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     """Bring the rank up; return what serves."""
-    started = time.monotonic()
+    begun = time.monotonic()
     uplink.progress("importing torch")
 
     import torch
     import torch.distributed as dist
 
     on_cpu = not torch.cuda.is_available()
-    uplink.progress("importing Megatron")
-    if on_cpu:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
-        from .. import cpu
-
-        cpu.install()
-    from ..loaders import megatron_bridge
-
-    if on_cpu:
-        cpu.after_import()
-    from .bus import Bus
-    from .engine import RankEngine
-    from .intake import Intake
-    from .serving import serve
-    from .text import TextCodec
-    from .topology import discover
-
     uplink.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
     if on_cpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
         dist.init_process_group("gloo")
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
     settings = _meet(dist, uplink)
 
-    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=uplink.progress)
-    codec = TextCodec(loaded.tokenizer)
+    from .bus import Bus
+    from .engines import start
+    from .intake import Intake
+    from .serving import serve
+    from .topology import discover
+
+    started = start(settings, on_cpu=on_cpu, progress=uplink.progress)
+    engine = started.engine
     group, replica, groups = discover()
-    uplink.progress("starting the engine")
-    if settings.enable_cuda_graphs and on_cpu:
-        uplink.progress("ENABLE_CUDA_GRAPHS has no effect without a GPU")
-    engine = RankEngine(loaded, settings, codec)
     engine.loop.run_until_complete(engine.warm_up())
     bus = Bus(group, rank)
     intake = None
     if bus.is_leader:
-        uplink.progress(f"ready after {time.monotonic() - started:.1f} s")
+        uplink.progress(f"ready after {time.monotonic() - begun:.1f} s")
         intake = Intake(
             uplink,
-            codec,
+            started.codec,
             Ready(
                 uplink=uplink.identity,
                 groups=groups,
                 slots=engine.slots * len(group.speakers),
                 max_sequence_length=settings.max_sequence_length,
-                max_prompt_bytes=settings.max_sequence_length * codec.max_token_bytes(),
+                max_prompt_bytes=settings.max_sequence_length * started.codec.max_token_bytes(),
             ),
         )
     return lambda: engine.loop.run_until_complete(
@@ -93,9 +79,9 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
             bus=bus,
             uplink=uplink,
             intake=intake,
-            codec=codec,
+            codec=started.codec,
             engine=engine,
-            eos_ids=loaded.eos_ids,
+            eos_ids=started.eos_ids,
         )
     )
 
