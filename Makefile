@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
 export TRGEN_RANK_PYTHON ?= $(CURDIR)/$(MEGATRON)/bin/python
 
-.PHONY: help demo test check bench environments lock clean
+.PHONY: help demo test check bench bench-gpu environments lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -38,6 +38,12 @@ test: check environments
 # make bench  measure: command line, overhead over the engine, start
 bench: environments
 	$(BASE)/bin/python -m bench
+
+# make bench-gpu  the same on GPUs, with GPUS=2 on two; STAGES="speed overhead" are some of them. TRGEN_RANK_PYTHON
+#                 names the Python of an environment of locks/megatron-gpu.txt
+GPUS ?= 1
+bench-gpu: $(BASE)/.ready
+	$(BASE)/bin/python -m bench.gpu $(STAGES) --gpus $(GPUS) --rank-python $(TRGEN_RANK_PYTHON)
 
 # make lock   resolve the environments anew
 lock: $(UV)

@@ -4,7 +4,8 @@
 
 Triton calls a model ready even when the process behind it has died, so every model is asked for one token, by `infer`:
 `generate` answers every error with 400. Only a server error counts against it: a busy model, which does not answer in
-time, is not a dead one, and a model of another kind answers that it does not know such a request.
+time, is not a dead one, and a model of another kind answers that it does not know such a request. A model that streams
+cannot be asked by `infer`; of what it answers to `generate_stream`, only Triton's word that its process is gone counts.
 """
 
 import http.client
@@ -13,7 +14,7 @@ import sys
 from urllib.parse import quote
 
 ANSWER_SECONDS = 5.0
-_ONE_TOKEN = json.dumps(
+_INFER = json.dumps(
     {
         "inputs": [
             {"name": "prompts", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]},
@@ -21,6 +22,8 @@ _ONE_TOKEN = json.dumps(
         ]
     }
 )
+_GENERATE = json.dumps({"prompts": "a", "max_length": 1})
+_NO_PROCESS = "is not healthy"
 
 
 def main() -> int:
@@ -34,11 +37,16 @@ def main() -> int:
     except (OSError, http.client.HTTPException) as error:
         return _sick("tritonserver", repr(error))
     for model in json.loads(text):
+        path = f"/v2/models/{quote(model['name'], safe='')}"
         try:
-            status, text = ask(url, "POST", f"/v2/models/{quote(model['name'], safe='')}/infer", _ONE_TOKEN)
+            status, text = ask(url, "POST", f"{path}/infer", _INFER)
+            sick = status >= http.client.INTERNAL_SERVER_ERROR
+            if status == http.client.NOT_IMPLEMENTED:
+                _, text = ask(url, "POST", f"{path}/generate_stream", _GENERATE)
+                sick = _NO_PROCESS in text
         except TimeoutError:
             continue
-        if status >= http.client.INTERNAL_SERVER_ERROR:
+        if sick:
             return _sick(model["name"], text)
     return 0
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-RUNTIME = Path(__file__).resolve().parents[2] / "src" / "trition_repo_gen"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+from make_checkpoint import load_libraries
 
 SHAPES: dict[str, dict[str, int]] = {  # Llama-3.1-8B, Llama-3.2-1B without tied embeddings, and one for a rehearsal
     "8b": {
@@ -49,20 +50,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="8b")
     arguments = parser.parse_args()
 
+    on_cpu = load_libraries()
     import torch
-
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        sys.path.insert(0, str(RUNTIME))
-        from runtime import cpu
-
-        cpu.install()
     from megatron.bridge import AutoBridge
     from megatron.bridge.training.model_load_save import temporary_distributed_context
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-
-    if on_cpu:
-        cpu.after_import()
     from transformers import LlamaConfig
 
     config = LlamaConfig(
@@ -79,6 +71,8 @@ def main() -> None:
         bridge = AutoBridge.from_hf_config(config)
         provider: Any = bridge.to_megatron_provider(load_weights=False)
         if on_cpu:
+            from runtime import cpu
+
             cpu.adapt_config(provider, torch.bfloat16)
         provider.gradient_accumulation_fusion = False
         provider.params_dtype = provider.pipeline_dtype = torch.bfloat16

@@ -3,6 +3,8 @@
 import os
 import select
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -73,25 +75,38 @@ def test_a_killed_leader_fails_what_runs_and_comes_back(two_ranks: Serving) -> N
 
 def test_nothing_survives_a_killed_tritonserver(two_ranks: Serving) -> None:
     processes = marked_processes(two_ranks.server.mark)
-    assert len(processes) >= 6  # tritonserver, two stubs, torchrun, two ranks
+    assert len(processes) >= 7  # tritonserver, two stubs, a guardian, torchrun, two ranks
 
     os.kill(two_ranks.server.pid, signal.SIGKILL)
 
     wait_for_end(processes, 30)
 
 
-def test_nothing_survives_a_killed_stub(serve: Serve) -> None:
-    with serve("llama") as serving:
-        ranks = serving.server.ranks()
+def test_a_killed_stub_is_told_by_the_health_check_and_survived_by_nothing(serve: Serve, checkout: Path) -> None:
+    def health_check(serving: Serving) -> tuple[int, str]:
+        command: list[str | Path] = [sys.executable, checkout / "scripts/healthcheck.py", serving.http]
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        return completed.returncode, completed.stderr.partition(":")[0]
+
+    def kill_stub(serving: Serving, model: str) -> None:
         (stub,) = [
             pid
             for pid in marked_processes(serving.server.mark)
-            if _program(pid) == "triton_python_backend_stub" and f"/{serving.model}/" in _command_line(pid)
+            if _program(pid) == "triton_python_backend_stub" and f"/{model}/" in _command_line(pid)
         ]
-
         os.kill(stub, signal.SIGKILL)
 
+    with serve("llama") as serving:
+        ranks = serving.server.ranks()
+        assert health_check(serving) == (0, "")
+
+        kill_stub(serving, f"{serving.model}_stream")
+        assert health_check(serving) == (1, f"{serving.model}_stream")
+        assert serving.ask(PROMPTS[0], max_length=1).completion_tokens == [1]
+
+        kill_stub(serving, serving.model)
         wait_for_end(list(ranks.values()), 30)
+        assert health_check(serving)[0] == 1
 
 
 def test_ranks_that_cannot_start_end_tritonserver_with_the_reason(

@@ -176,6 +176,8 @@ def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
 
 READY = {"/v2/health/ready": (200, ""), "/v2/repository/index": (200, '[{"name": "llama", "state": "READY"}]')}
 TOKEN = "/v2/models/llama/infer"
+STREAM = "/v2/models/llama/generate_stream"
+DECOUPLED = {TOKEN: (501, "HTTP end point doesn't support models with decoupled transaction policy")}
 
 
 @pytest.mark.parametrize(
@@ -186,8 +188,14 @@ TOKEN = "/v2/models/llama/infer"
         (READY | {TOKEN: (500, "Stub process is not healthy.")}, 1, "llama: Stub process is not healthy."),
         (READY | {TOKEN: (503, "Rank 0 died.")}, 1, "llama: Rank 0 died."),
         (READY | {"/v2/health/ready": (400, "")}, 1, "tritonserver: "),
+        (READY | DECOUPLED | {STREAM: (200, "data: {}")}, 0, ""),
+        (READY | DECOUPLED | {STREAM: (400, "no such input")}, 0, ""),
+        (READY | DECOUPLED | {STREAM: (400, "Stub process is not healthy.")}, 1, "llama: Stub process"),
     ],
-    ids=["well", "another kind of model", "stub dead", "ranks dead", "loading"],
+    ids=[
+        *("well", "another kind of model", "stub dead", "ranks dead", "loading"),
+        *("streams", "another kind that streams", "stub of one that streams dead"),
+    ],
 )
 def test_health_check(checkout: Path, answers: dict[str, tuple[int, str]], code: int, says: str) -> None:
     with answering(answers) as url:

@@ -1,9 +1,15 @@
-"""A process that dies with the process that started it. Linux only; standard library only."""
+"""A process that dies with the process that started it. Linux only; standard library only.
 
+Run as a program, `lifeline.py VICTIM AWAITED` kills a process when another ends, and ends with either.
+"""
+
+import contextlib
 import ctypes
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -26,15 +32,41 @@ def end_parent_with_grandparent() -> None:
         threading.Thread(target=_kill_after, args=(int(parent), int(grandparent)), daemon=True).start()
 
 
+class Guardian:
+    """A small process that kills this one when `awaited` ends, even where no Python code runs here any more.
+
+    For a stub without ranks; see `end_parent_with_grandparent`.
+    """
+
+    def __init__(self, awaited: int):
+        # Triton's stub is no interpreter; it takes its packages from the one that is first on PATH.
+        self._process = subprocess.Popen(
+            ["python3", "-I", "-S", __file__, str(os.getpid()), str(awaited)], stdin=subprocess.DEVNULL
+        )
+
+    def dismiss(self) -> None:
+        """End the small process."""
+        self._process.kill()
+        self._process.wait()
+
+
 def _kill_after(victim: int, awaited: int) -> None:
+    """Wait until a process has ended, then kill another; if that one ends first, return."""
     try:
-        descriptor = os.pidfd_open(awaited)
+        ends = [os.pidfd_open(victim)]
+    except ProcessLookupError:
+        return
+    try:
+        ends.append(os.pidfd_open(awaited))
         poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll()
+        for descriptor in ends:
+            poll.register(descriptor, select.POLLIN)
+        if any(descriptor == ends[0] for descriptor, _ in poll.poll()):
+            return
     except ProcessLookupError:
         pass
-    os.kill(victim, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(ends[0], signal.SIGKILL)
 
 
 def die_with_parent() -> None:
@@ -46,3 +78,7 @@ def die_with_parent() -> None:
     expected = os.environ.get(PARENT_VARIABLE)
     if expected and os.getppid() != int(expected):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _kill_after(int(sys.argv[1]), int(sys.argv[2]))

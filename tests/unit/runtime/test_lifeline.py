@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 CHILD = """
 import os, sys
 from trition_repo_gen.runtime.lifeline import die_with_parent
@@ -32,6 +34,51 @@ def test_a_child_whose_parent_is_gone_already_ends_itself() -> None:
     )
 
     assert child.returncode == -signal.SIGKILL
+
+
+GUARDED = """
+import os, sys, time
+from trition_repo_gen.runtime.lifeline import Guardian
+guardian = Guardian(int(sys.argv[1]))
+print(guardian._process.pid, flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "stay":
+    time.sleep(600)
+if sys.argv[2] == "dismiss":
+    guardian.dismiss()
+"""
+
+
+def test_a_guardian_kills_its_process_with_another() -> None:
+    awaited = subprocess.Popen(["sleep", "600"])
+    guarded, guardian = _guarded(awaited.pid, "stay")
+
+    awaited.kill()
+
+    assert guarded.wait(10) == -signal.SIGKILL  # while the other is a zombie that nobody has reaped
+    _wait_for_end(guardian)
+    awaited.wait()
+
+
+@pytest.mark.parametrize("how", ["end", "dismiss"])
+def test_a_guardian_ends_with_its_process(how: str) -> None:
+    guarded, guardian = _guarded(os.getpid(), how)
+
+    _wait_for_end(guardian)
+
+    assert guarded.wait(10) == 0
+
+
+def _guarded(awaited: int, how: str) -> tuple["subprocess.Popen[str]", int]:
+    """Start a process that has a guardian; return it and the guardian's process descriptor."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", GUARDED, str(awaited), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    descriptor = os.pidfd_open(int(process.stdout.readline()))
+    process.stdin.close()
+    return process, descriptor
 
 
 def _spawn(child: str) -> str:

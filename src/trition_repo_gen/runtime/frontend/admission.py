@@ -3,7 +3,6 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 
@@ -22,6 +21,19 @@ class Request(Protocol):
         """It will not go in."""
 
 
+class Observer:
+    """Is told what becomes of requests that do not go in at once, on any thread; this one does nothing with it."""
+
+    def waiting(self, requests: int) -> None:
+        """So many wait now."""
+
+    def turned_away(self, rows: int) -> None:
+        """A request with so many rows will not go in."""
+
+    def withdrawn(self, rows: int) -> None:
+        """A request with so many rows does not want to go in any more."""
+
+
 class Admission:
     """Lets requests in, in order of arrival, while there are places. A request that is larger than all goes in alone.
 
@@ -34,13 +46,13 @@ class Admission:
     Args:
         places: rows that the ranks run at once.
         max_waiting: requests that may wait; 0 is no limit.
-        on_waiting: is told how many wait, whenever that changes.
+        observer: counts.
     """
 
-    def __init__(self, places: int, max_waiting: int, on_waiting: Callable[[int], None] = lambda requests: None):
+    def __init__(self, places: int, max_waiting: int, observer: Observer | None = None):
         self._places = places
         self._max_waiting = max_waiting
-        self._on_waiting = on_waiting
+        self._observer = observer or Observer()
         self._taken = 0
         self._waiting: deque[Request] = deque()
         self._changed = threading.Condition()
@@ -58,11 +70,13 @@ class Admission:
                 full = self._closed or 0 < self._max_waiting <= len(self._waiting)
                 if not full:
                     self._waiting.append(request)
-                    self._on_waiting(len(self._waiting))
+                    self._observer.waiting(len(self._waiting))
                     self._changed.notify()
                     return
         if full:
-            request.turn_away(f"The server is full and {self._max_waiting} requests wait already; try again later.")
+            self._turn_away(
+                request, f"The server is full and {self._max_waiting} requests wait already; try again later."
+            )
         else:
             request.start()
 
@@ -75,7 +89,7 @@ class Admission:
                 request = self._waiting.popleft()
                 self._taken += request.places
                 admitted.append(request)
-            self._on_waiting(len(self._waiting))
+            self._observer.waiting(len(self._waiting))
         for request in admitted:
             request.start()
 
@@ -85,6 +99,7 @@ class Admission:
             if request not in self._waiting:
                 return False
             self._waiting.remove(request)
+        self._observer.withdrawn(request.places)
         self.leave(0)  # those behind it may fit
         return True
 
@@ -96,11 +111,15 @@ class Admission:
             self._waiting.clear()
             self._changed.notify()
         for request in waiting:
-            request.turn_away("The server is stopping.")
+            self._turn_away(request, "The server is stopping.")
         self._clock.join()
 
     def _fits(self, request: Request) -> bool:
         return self._taken == 0 or self._taken + request.places <= self._places
+
+    def _turn_away(self, request: Request, sentence: str) -> None:
+        self._observer.turned_away(request.places)
+        request.turn_away(sentence)
 
     def _turn_late_ones_away(self) -> None:
         while not self._closed:
@@ -113,6 +132,6 @@ class Admission:
                     continue
                 for request in late:
                     self._waiting.remove(request)
-                self._on_waiting(len(self._waiting))
+                self._observer.waiting(len(self._waiting))
             for request in late:
-                request.turn_away("The server was full for as long as the request could wait; try again later.")
+                self._turn_away(request, "The server was full for as long as the request could wait; try again later.")

@@ -7,7 +7,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from ..protocol import Done
+from ..protocol import Done, ErrorKind
+from .admission import Observer
 
 _FLUSH_SECONDS = 0.5
 _LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -16,14 +17,14 @@ _TOKEN_TIMES = (0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25,
 GAUGES = {
     "num_requests_running": "Rows that the engines have.",
     "num_requests_waiting": "Requests that wait for a place.",
-    "kv_cache_usage_perc": "Share of the KV cache that is in use, 1 is all of it; the fullest replica's.",
+    "kv_cache_usage_perc": "Share of the KV cache that is in use, 1 is all of it; the fullest leader's.",
 }
 COUNTERS = {
     "prompt_tokens_total": "Tokens of the prompts of finished rows.",
     "generation_tokens_total": "New tokens of finished rows.",
     "request_success_total": "Finished rows, by finish reason.",
-    "request_failure_total": "Rows that were refused or failed, by Triton's error code.",
-    "request_aborted_total": "Rows whose client went away or whose time was up.",
+    "request_failure_total": "Refused or failed rows, by Triton's error code; an unreadable request counts as one.",
+    "request_aborted_total": "Rows that nobody waits for any more: client gone, time up, or another row refused.",
     "rank_restarts_total": "How often the ranks died and were started again.",
 }
 HISTOGRAMS = {
@@ -35,7 +36,7 @@ HISTOGRAMS = {
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
-class Metrics:
+class Metrics(Observer):
     """Counts here and hands the sums to Triton twice a second: every call of its metrics is a message to the server.
 
     A histogram is a family of counters for each of its three series, which is what Prometheus computes with: the
@@ -83,6 +84,22 @@ class Metrics:
         for bound in bounds[bisect.bisect_left(bounds, value) :]:
             self.add(f"{name}_bucket", le=str(bound))
         self.add(f"{name}_bucket", le="+Inf")
+
+    def waiting(self, requests: int) -> None:
+        """Set how many requests wait."""
+        self.set("num_requests_waiting", requests)
+
+    def turned_away(self, rows: int) -> None:
+        """Count rows that found no place."""
+        self.refused("UNAVAILABLE", rows)
+
+    def withdrawn(self, rows: int) -> None:
+        """Count rows that nobody waits for any more."""
+        self.add("request_aborted_total", rows)
+
+    def refused(self, kind: ErrorKind, rows: int = 1) -> None:
+        """Count rows that were refused or failed."""
+        self.add("request_failure_total", rows, code=kind)
 
     def finished(self, done: Done, seconds: float) -> None:
         """Count a finished row that took `seconds` from its request's arrival."""

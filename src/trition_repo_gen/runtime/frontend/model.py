@@ -11,12 +11,12 @@ import triton_python_backend_utils as pb_utils
 from ..settings import Settings, SettingsError
 from .admission import Admission
 from .errors import BadRequestError
+from .host import Host
 from .metrics import Metrics
 from .pending import PendingRequest
 from .pictures import PictureLimits
 from .ranks import Ranks, RanksError
 from .requests import read_rows
-from .sharing import Host
 from .triton import input_arrays, send_error
 from .watch import Watcher
 
@@ -51,7 +51,7 @@ class TritonPythonModel:
         self._max_prompt_bytes = limits.max_prompt_bytes
         self._pictures = PictureLimits.of(settings)
         self._watcher = Watcher()
-        self._admission = Admission(limits.slots, settings.max_queue_size, self._count_waiting)
+        self._admission = Admission(limits.slots, settings.max_queue_size, self._metrics)
         self._log_request = self._log if settings.debug_mode else None
         self._host.let_in(self._admission, limits.max_prompt_bytes)
 
@@ -62,6 +62,7 @@ class TritonPythonModel:
             try:
                 rows = read_rows(input_arrays(request), self._max_prompt_bytes, self._pictures)
             except BadRequestError as error:
+                self._metrics.refused("INVALID_ARG")
                 send_error(sender, "INVALID_ARG", str(error))
                 continue
             self._admission.enter(
@@ -85,9 +86,6 @@ class TritonPythonModel:
         self._admission.close()
         self._ranks.stop()
         self._metrics.close()
-
-    def _count_waiting(self, requests: int) -> None:
-        self._metrics.set("num_requests_waiting", requests)
 
     def _log(self, line: str) -> None:
         print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)

@@ -1,8 +1,6 @@
 """The stub's view of the ranks: starts them, gives them rows, hears of their death and waits for them to come back."""
 
-import contextlib
 import os
-import queue
 import signal
 import socket
 import threading
@@ -15,6 +13,7 @@ from typing import Any
 
 import zmq
 
+from ..mailbox import Mailbox
 from ..protocol import (
     Cancel,
     Deltas,
@@ -80,8 +79,7 @@ class Ranks:
         self._log = log
         self._metrics = metrics
         self._launcher = Launcher(settings, script)
-        self._commands: queue.SimpleQueue[_Submission | Cancel | Callable[[], None] | None] = queue.SimpleQueue()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self._commands: Mailbox[_Submission | Cancel | Callable[[], None] | None] = Mailbox()
         self._ids = count(1)
         self._settled = threading.Event()
         self._unavailable = "The model is still loading."
@@ -123,16 +121,16 @@ class Ranks:
         `on_outcome` is called once, on the ranks' thread; so is `on_text` with new text of a row that streams.
         """
         submission = _Submission(next(self._ids), row, on_outcome, on_text, arrived)
-        self._command(submission)
+        self._commands.put(submission)
         return submission.id
 
     def cancel(self, row_id: int) -> None:
         """Nobody waits for the row any more: its outcome will not be reported."""
-        self._command(Cancel(row_id))
+        self._commands.put(Cancel(row_id))
 
     def run_soon(self, action: Callable[[], None]) -> None:
         """Call `action` on the ranks' thread."""
-        self._command(action)
+        self._commands.put(action)
 
     def read_too(self, socket: "zmq.Socket[bytes]", read: Callable[[], None]) -> None:
         """Have the ranks' thread call `read` when something comes on `socket`. To be called on that thread."""
@@ -141,12 +139,8 @@ class Ranks:
 
     def stop(self) -> None:
         """End the ranks; rows that are still running are refused."""
-        self._command(None)
+        self._commands.put(None)
         self._thread.join()
-
-    def _command(self, command: _Submission | Cancel | Callable[[], None] | None) -> None:
-        self._commands.put(command)
-        os.eventfd_write(self._bell, 1)
 
     # The ranks' thread.
 
@@ -157,7 +151,7 @@ class Ranks:
             router.bind(self._launcher.endpoint)
             self._poller = zmq.Poller()
             self._poller.register(router, zmq.POLLIN)
-            self._poller.register(self._bell, zmq.POLLIN)
+            self._poller.register(self._commands, zmq.POLLIN)
             self._server = os.pidfd_open(os.getppid())
             self._poller.register(self._server, zmq.POLLIN)
             self._deadline = time.monotonic() + self._settings.start_timeout
@@ -195,14 +189,10 @@ class Ranks:
                 identity = self._processes[event]
                 self._forget(event)
                 self._process_ended(identity)
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                command = self._commands.get_nowait()
-                if command is None:
-                    return False
-                self._handle(command, router)
+        for command in self._commands.take_all():
+            if command is None:
+                return False
+            self._handle(command, router)
         if not self._up and self._failure is None and time.monotonic() > self._deadline:
             self._fail(
                 f"The ranks were not ready after {self._settings.start_timeout} s; "
@@ -319,7 +309,7 @@ class Ranks:
             return
         if isinstance(command, Cancel):
             if self._pending.pop(command.id, None) is not None:
-                self._metrics.add("request_aborted_total")
+                self._metrics.withdrawn(1)
                 self._metrics.set("num_requests_running", len(self._pending))
                 for leader in self._leaders.values():
                     if command.id in leader.rows:
@@ -327,7 +317,7 @@ class Ranks:
                         router.send_multipart([leader.inbox, encode(command)])
             return
         if not self._up:
-            command.on_outcome(Refused(command.id, "UNAVAILABLE", self._unavailable))
+            self._refuse(command, "UNAVAILABLE", self._unavailable)
             return
         leader = min(self._leaders.values(), key=lambda leader: len(leader.rows) / leader.ready.slots)
         leader.rows.add(command.id)
@@ -347,11 +337,14 @@ class Ranks:
         if isinstance(outcome, Done):
             self._metrics.finished(outcome, time.monotonic() - submission.arrived)
         else:
-            self._metrics.add("request_failure_total", code=outcome.kind)
+            self._metrics.refused(outcome.kind)
 
     def _refuse_pending(self, kind: ErrorKind, sentence: str) -> None:
         pending, self._pending = self._pending, {}
-        for row_id, submission in pending.items():
-            refused = Refused(row_id, kind, sentence)
-            self._count(refused, submission)
-            submission.on_outcome(refused)
+        for submission in pending.values():
+            self._refuse(submission, kind, sentence)
+
+    def _refuse(self, submission: _Submission, kind: ErrorKind, sentence: str) -> None:
+        refused = Refused(submission.id, kind, sentence)
+        self._count(refused, submission)
+        submission.on_outcome(refused)

@@ -52,6 +52,8 @@ def read_rows(
     Raises:
         BadRequestError: a value makes no sense.
     """
+    if "prompts" not in tensors:  # Triton does not see it: it counts inputs, and others may be there
+        raise BadRequestError("prompts is missing; send one text a row.")
     count = tensors["prompts"].shape[0]
     for name, tensor in tensors.items():
         if tensor.shape != (count, 1):

@@ -3,8 +3,6 @@
 import json
 import math
 import sys
-import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +10,13 @@ import triton_python_backend_utils as pb_utils
 
 from ..protocol import Refused, Row
 from ..settings import SettingsError, StreamSettings
+from .ending import OpenRequest
 from .errors import BadRequestError
+from .guest import Guest, HostGoneError
 from .pictures import PictureLimits
 from .ranks import Outcome
 from .requests import read_rows
 from .responses import output_tensors, text_array
-from .sharing import Guest, HostGoneError
 from .triton import input_arrays, send_error
 from .watch import Watcher
 
@@ -71,34 +70,20 @@ class TritonPythonModel:
         print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
 
 
-class _StreamingRequest:
+class _StreamingRequest(OpenRequest):
     """A row whose text is sent as it grows. Callbacks come on the guest's thread, ends on the watcher's too."""
 
     def __init__(self, row: Row, sender: Any, wanted: list[str], *, timeout: float, guest: Guest, watcher: Watcher):
-        self.deadline = time.monotonic() + timeout
+        super().__init__(sender, timeout, watcher)
         self._row = row
-        self._sender = sender
         self._wanted = frozenset(wanted)
         self._guest = guest
-        self._watcher = watcher
-        self._lock = threading.Lock()
-        self._ended = False
 
     def start(self) -> None:
         self._id = self._guest.submit(self._row, self._settle, self._tell)
         with self._lock:
             if not self._ended:
                 self._watcher.add(self)
-
-    def is_cancelled(self) -> bool:
-        with self._lock:  # not while or after the last response is sent: tritonserver 2.51 would crash
-            return not self._ended and bool(self._sender.is_cancelled())
-
-    def cancel(self) -> None:
-        self._break_off("CANCELLED", "The client has cancelled the request.")
-
-    def expire(self) -> None:
-        self._break_off("UNAVAILABLE", "The request took longer than its timeout.")
 
     def _tell(self, text: str) -> None:
         with self._lock:
@@ -112,20 +97,10 @@ class _StreamingRequest:
         if isinstance(outcome, Refused):
             send_error(self._sender, outcome.kind, outcome.message)
             return
-        tensors = [
-            pb_utils.Tensor(name, text_array(outcome.rest) if name == "sentences" else array)
+        self._send_last(
+            (name, text_array(outcome.rest) if name == "sentences" else array)
             for name, array in output_tensors([self._row], [outcome.answer], self._wanted)
-        ]
-        self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        )
 
-    def _break_off(self, kind: str, sentence: str) -> None:
-        if self._end():
-            self._guest.cancel(self._id)
-            send_error(self._sender, kind, sentence)
-
-    def _end(self) -> bool:
-        """Return whether the request had not ended before."""
-        with self._lock:
-            ended, self._ended = self._ended, True
-        self._watcher.remove(self)
-        return not ended
+    def _release(self, sentence: str) -> None:
+        self._guest.cancel(self._id)

@@ -1,12 +1,10 @@
 """The leader's inbox: requests arrive and become tokens on a thread of their own, while steps run."""
 
-import contextlib
-import os
-import queue
 import threading
 
 import zmq
 
+from ..mailbox import Mailbox
 from ..protocol import Cancel, Generate, Ready, decode, encode
 from .text import Prompt, PromptError, TextCodec
 from .uplink import Uplink
@@ -25,10 +23,9 @@ class Intake:
 
     def __init__(self, uplink: Uplink, codec: TextCodec, ready: Ready):
         self._codec = codec
-        self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self._arrivals: Mailbox[Arrival] = Mailbox()
         self._poller = zmq.Poller()
-        self._poller.register(self._bell, zmq.POLLIN)
+        self._poller.register(self._arrivals, zmq.POLLIN)
         inbox = uplink.open_inbox()
         inbox.send(encode(ready))
         threading.Thread(target=self._receive_forever, args=(inbox,), name="intake", daemon=True).start()
@@ -45,19 +42,12 @@ class Intake:
         """
         if wait:
             self._poller.poll()
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
-        arrivals: list[Arrival] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                arrivals.append(self._arrivals.get_nowait())
-        return arrivals
+        return list(self._arrivals.take_all())
 
     def _receive_forever(self, inbox: "zmq.Socket[bytes]") -> None:
         while True:
             message = decode(inbox.recv())
             self._arrivals.put((message, self._encode(message)) if isinstance(message, Generate) else message)
-            os.eventfd_write(self._bell, 1)
 
     def _encode(self, request: Generate) -> Prompt | PromptError:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from trition_repo_gen.runtime.frontend.admission import Admission
+from trition_repo_gen.runtime.frontend.admission import Admission, Observer
 
 
 class Request:
@@ -110,6 +110,35 @@ def test_who_waits_when_the_server_stops_is_told(request_: Make, events: "queue.
         admission.enter(request_(name))
     admission.close()
     assert drain(events) == ["a in", "b away: The server is stopping.", "c away: The server is stopping."]
+
+
+def test_an_observer_learns_what_became_of_those_who_wait(request_: Make, events: "queue.Queue[str]") -> None:
+    class Notes(Observer):
+        def waiting(self, requests: int) -> None:
+            events.put(f"{requests} wait")
+
+        def turned_away(self, rows: int) -> None:
+            events.put(f"{rows} turned away")
+
+        def withdrawn(self, rows: int) -> None:
+            events.put(f"{rows} withdrawn")
+
+    admission = Admission(places=1, max_waiting=1, observer=Notes())
+    waiting = request_("b", places=3)
+    admission.enter(request_("a"))
+    admission.enter(waiting)
+    admission.enter(request_("c", places=2))
+    assert admission.withdraw(waiting)
+    assert not admission.withdraw(waiting)
+    admission.close()
+    assert [event.partition(":")[0] for event in drain(events)] == [
+        "a in",
+        "1 wait",
+        "2 turned away",
+        "c away",
+        "3 withdrawn",
+        "0 wait",
+    ]
 
 
 def test_places_are_neither_lost_nor_made_up(events: "queue.Queue[str]") -> None:

@@ -82,3 +82,8 @@ def test_rows_without_a_seed_differ() -> None:
 def test_nonsense_is_refused_by_name(name: str, tensor: Any, sentence: str) -> None:
     with pytest.raises(BadRequestError, match=sentence):
         read_rows({"prompts": column(BYTES, b"Hi"), name: tensor}, 100)
+
+
+def test_a_request_without_prompts_is_the_clients_mistake() -> None:
+    with pytest.raises(BadRequestError, match="prompts is missing"):
+        read_rows({"max_length": column(INT64, 1)}, 100)

@@ -20,6 +20,7 @@ def sampling() -> dict[str, object]:
     from runtime.ranks.core_sampling import RowSampling
     from transformers import (
         LogitsProcessorList,
+        MinNewTokensLengthLogitsProcessor,
         RepetitionPenaltyLogitsProcessor,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -28,6 +29,7 @@ def sampling() -> dict[str, object]:
 
     torch.manual_seed(0)
     vocabulary, padded = 50, 64
+    ends = [4, 30]
     prompt = [3, 7, 7, 11]
     cases = [
         Row(prompt="", top_k=0, temperature=0.7),
@@ -36,14 +38,19 @@ def sampling() -> dict[str, object]:
         Row(prompt="", top_k=9, top_p=0.8, temperature=0.5),
         Row(prompt="", top_k=0, repetition_penalty=1.7),
         Row(prompt="", top_k=0, top_p=0.9, repetition_penalty=0.6, temperature=2.0),
+        Row(prompt="", top_k=0, min_length=1),
+        Row(prompt="", top_k=4, min_length=1, repetition_penalty=1.2, temperature=1.5),
     ]
     logits = torch.randn(len(cases), padded) * 3
+    logits[:, ends] += 3.0
     logits[:, vocabulary:] = 100.0  # the model's padding must never win
 
     def reference(index: int, row: Row) -> torch.Tensor:
         chain = LogitsProcessorList()
         if row.repetition_penalty != 1.0:
             chain.append(RepetitionPenaltyLogitsProcessor(row.repetition_penalty))
+        if row.min_length:
+            chain.append(MinNewTokensLengthLogitsProcessor(len(prompt), row.min_length, ends, device="cpu"))
         if row.temperature != 1.0:
             chain.append(TemperatureLogitsWarper(row.temperature))
         if row.top_k:
@@ -53,7 +60,7 @@ def sampling() -> dict[str, object]:
         return chain(torch.tensor([prompt]), logits[index : index + 1, :vocabulary].clone())[0].softmax(-1)
 
     def sampler_with(rows: dict[int, Row]) -> RowSampling:
-        sampler = RowSampling(vocabulary)
+        sampler = RowSampling(vocabulary, ends)
         for request_id, row in rows.items():
             sampler.add(request_id, row, prompt, torch.device("cpu"))
         return sampler
@@ -86,6 +93,16 @@ def sampling() -> dict[str, object]:
         step(together, [*others, 0], torch.cat([torch.randn(len(others), padded), row[None]]))[-1] for row in stream
     ]
 
+    held_back = sampler_with({0: Row(prompt="", min_length=3)})
+    processor = MinNewTokensLengthLogitsProcessor(len(prompt), 3, ends, device="cpu")
+    kept: list[int] = []
+    expected: list[int] = []
+    for values in logits[:6, None]:
+        values[:, ends] += 20.0  # nothing but the processor keeps these from being chosen
+        scores = processor(torch.tensor([prompt + expected]), values[:, :vocabulary].clone())
+        expected.append(int(scores.argmax()))
+        kept += step(held_back, [0], values)
+
     greedy = Row(prompt="", repetition_penalty=50.0)
     penalised = sampler_with({0: greedy})
     flat = torch.linspace(1.0, 2.0, padded)[None]
@@ -95,6 +112,7 @@ def sampling() -> dict[str, object]:
         "alone": alone_tokens,
         "together": together_tokens,
         "distinct": len(set(alone_tokens)),
+        "held_back": [kept, expected, [token in ends for token in expected]],
         "greedy": step(sampler_with({0: Row(prompt="")}), [0], flat),
         "penalised": [step(penalised, [0], flat)[0] for _ in range(3)],
     }

@@ -18,6 +18,12 @@ def test_tokens_follow_the_distribution_of_hugging_face(outcome: Any) -> None:
     assert all(distance < 0.07 for distance in outcome["distance"]), outcome["distance"]
 
 
+def test_ends_are_held_back_as_long_as_hugging_face_does(outcome: Any) -> None:
+    kept, expected, is_end = outcome["held_back"]
+    assert kept == expected
+    assert is_end == [False] * 3 + [True] * 3
+
+
 def test_a_seed_gives_the_same_tokens_alone_and_among_others(outcome: Any) -> None:
     assert outcome["alone"] == outcome["together"]
     assert outcome["distinct"] > 10

@@ -1,0 +1,133 @@
+"""The side of a model that lets its streaming twin use its ranks. All of it runs on the ranks' thread."""
+
+import contextlib
+import os
+import time
+from typing import Any
+
+import zmq
+
+from ..protocol import Cancel, Done, Refused, decode, encode
+from .admission import Admission
+from .ending import EndsOnce
+from .ranks import Outcome, Ranks
+from .sharing import Enter, Knock, Text, Welcome, remove_leftovers, socket_path, tombstone
+
+
+class Host:
+    """Answers guests from the start of the ranks' thread.
+
+    Args:
+        model: the model's name.
+        version: its version.
+        ranks: take the rows; not started yet.
+        patience: seconds that a row may wait for a place; infinity for ever.
+    """
+
+    def __init__(self, model: str, version: int, ranks: Ranks, patience: float):
+        self._path = socket_path(os.getppid(), model, version)
+        self._ranks = ranks
+        self._patience = patience
+        self._admission: Admission | None = None
+        self._max_prompt_bytes: int | None = None
+        self._rows: dict[tuple[bytes, int], GuestRow] = {}
+        tombstone(self._path).unlink(missing_ok=True)
+        remove_leftovers(self._path)
+        ranks.run_soon(self._open)
+
+    def let_in(self, admission: Admission, max_prompt_bytes: int) -> None:
+        """Take rows from now on."""
+        self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
+
+    def close(self) -> None:
+        """Remove what was opened."""
+        self._path.unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        """The model cannot load: tell a guest that has not met it. This process is about to end; the news stays."""
+        self._path.unlink(missing_ok=True)
+        tombstone(self._path).touch()
+
+    def _open(self) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(f"ipc://{self._path}")
+        self._ranks.read_too(self._socket, self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                identity, frame = self._socket.recv_multipart(zmq.NOBLOCK)
+                message = decode(frame)
+                if isinstance(message, Knock):
+                    self.send(identity, Welcome(os.getpid(), self._max_prompt_bytes))
+                elif isinstance(message, Enter) and self._admission is not None:
+                    row = GuestRow(self, identity, message, self._admission, self._ranks, self._patience)
+                    self._rows[identity, message.id] = row
+                    self._admission.enter(row)
+                elif isinstance(message, Cancel) and (identity, message.id) in self._rows:
+                    self._rows.pop((identity, message.id)).cancel()
+
+    def send(self, identity: bytes, message: Any) -> None:
+        """Send to a guest. To be called on the ranks' thread."""
+        self._socket.send_multipart([identity, encode(message)])
+
+    def settle(self, identity: bytes, message: Done | Refused) -> None:
+        """Tell a guest the end of its row, from any thread."""
+
+        def tell() -> None:
+            if self._rows.pop((identity, message.id), None) is not None:
+                self.send(identity, message)
+
+        self._ranks.run_soon(tell)
+
+
+class GuestRow(EndsOnce):
+    """A guest's row: an `admission.Request`. Its end is told to the host, or was the guest's own wish."""
+
+    places = 1
+
+    def __init__(
+        self, host: Host, identity: bytes, request: Enter, admission: Admission, ranks: Ranks, patience: float
+    ):
+        super().__init__()
+        self._arrived = time.monotonic()
+        self.patient_until = self._arrived + patience
+        self._host = host
+        self._identity = identity
+        self._request = request
+        self._admission = admission
+        self._ranks = ranks
+        self._row_id: int | None = None
+
+    def start(self) -> None:
+        """Hand the row to the ranks."""
+        with self._lock:
+            if not self._ended:
+                self._row_id = self._ranks.submit(self._request.row, self._arrived, self.settle, self._tell)
+                return
+        self._admission.leave(1)
+
+    def turn_away(self, sentence: str) -> None:
+        """Tell the guest that there was no place for it."""
+        if self._end():
+            self._host.settle(self._identity, Refused(self._request.id, "UNAVAILABLE", sentence))
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        if self._end() and not self._admission.withdraw(self) and self._row_id is not None:
+            self._ranks.cancel(self._row_id)
+            self._admission.leave(1)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the place back and tell the guest what became of the row."""
+        if not self._end():
+            return
+        self._admission.leave(1)
+        if isinstance(outcome, Done):
+            self._host.settle(self._identity, Done(self._request.id, outcome.answer, outcome.rest))
+        else:
+            self._host.settle(self._identity, Refused(self._request.id, outcome.kind, outcome.message))
+
+    def _tell(self, text: str) -> None:
+        self._host.send(self._identity, Text(self._request.id, text))
