@@ -137,4 +137,9 @@ class _RowText:
             completion_tokens=len(tokens),
             log_probs=log_probs,
             top_logprobs=top_logprobs,
+            tokens=self._spellings(tokens) if row.log_probs else [],
         )
+
+    def _spellings(self, tokens: list[int]) -> list[str]:
+        prompt = self._admission.tokens if self._admission.row.echo else []
+        return [self._codec.spell(token) for token in [*prompt, *tokens]]
