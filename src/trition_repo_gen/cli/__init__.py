@@ -41,9 +41,9 @@ def _root(
 
 
 # After `app`, since the commands' own modules are parts of this package.
-from trition_repo_gen.cli import build, deploy, query, serve  # noqa: E402
+from trition_repo_gen.cli import build, deploy, query, rest, serve  # noqa: E402
 
-for _command in (build, serve, deploy, query):
+for _command in (build, serve, deploy, rest, query):
     _command.register(app)
 
 

@@ -5,7 +5,8 @@ import typer
 from trition_repo_gen.cli._flags import takes
 from trition_repo_gen.cli._options import BUILD
 from trition_repo_gen.cli.build import print_build, print_dry_run
-from trition_repo_gen.cli.serve import SERVE, ServeFlags, run
+from trition_repo_gen.cli.rest import BESIDE, BesideFlags
+from trition_repo_gen.cli.serve import SERVE, ServeFlags, companion, run
 from trition_repo_gen.repository.options import BuildOptions
 
 
@@ -14,8 +15,8 @@ def register(app: typer.Typer) -> None:
     app.command("deploy")(deploy)
 
 
-@takes(BUILD, SERVE)
-def deploy(options: BuildOptions, flags: ServeFlags) -> None:
+@takes(BUILD, SERVE, BESIDE)
+def deploy(options: BuildOptions, flags: ServeFlags, rest: BesideFlags) -> None:
     """Build, then serve: the flags of both.
 
     With --dry-run nothing is written and nothing is served.
@@ -25,10 +26,10 @@ def deploy(options: BuildOptions, flags: ServeFlags) -> None:
 
     serve_options = flags.to_options()
     if not options.dry_run:
-        server.check(serve_options, tritonserver=flags.tritonserver)
+        server.check(serve_options, tritonserver=flags.tritonserver, companion=companion(rest))
     result = build_repository(options)
     if options.dry_run:
         print_dry_run(result)
     print_build(result)
     if not options.dry_run:
-        run(flags)
+        run(flags, rest)

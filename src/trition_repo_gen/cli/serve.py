@@ -1,5 +1,6 @@
-"""`trgen serve`: start stock tritonserver on a model repository."""
+"""`trgen serve`: start stock tritonserver on a model repository, and the REST service beside it."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,10 +9,11 @@ import typer
 from typer import Argument, Option
 
 from trition_repo_gen.cli._flags import FlagGroup, takes
+from trition_repo_gen.cli.rest import BESIDE, BesideFlags, require
 from trition_repo_gen.errors import ServerError
 
 if TYPE_CHECKING:
-    from trition_repo_gen.server import ServeOptions
+    from trition_repo_gen.server import Companion, ServeOptions
 
 _PANEL = "The server"
 
@@ -25,8 +27,6 @@ class ServeFlags:
     triton_http_address: str = "0.0.0.0"
     grpc_port: int = 8001
     metrics_port: int = 8002
-    server_port: int | None = None
-    server_address: str | None = None
     tritonserver: str | None = None
     forwarded: list[str] = field(default_factory=list)
 
@@ -52,11 +52,6 @@ class ServeFlags:
             forwarded=tuple(self.forwarded),
         )
 
-    def without_effect(self) -> list[str]:
-        """Return the flags that were given although nothing in this version heeds them."""
-        given = (("--server-port", self.server_port), ("--server-address", self.server_address))
-        return [flag for flag, value in given if value is not None]
-
 
 SERVE = FlagGroup(
     ServeFlags,
@@ -71,12 +66,6 @@ SERVE = FlagGroup(
         "grpc_port": Option("--grpc-port", min=1, max=65535, help="Triton's gRPC port.", rich_help_panel=_PANEL),
         "metrics_port": Option(
             "--metrics-port", min=1, max=65535, help="Triton's port for Prometheus metrics.", rich_help_panel=_PANEL
-        ),
-        "server_port": Option(
-            "--server-port", "-sp", help="Accepted: this version starts no REST service.", rich_help_panel=_PANEL
-        ),
-        "server_address": Option(
-            "--server-address", "-sa", help="Accepted: this version starts no REST service.", rich_help_panel=_PANEL
         ),
         "tritonserver": Option(
             "--tritonserver",
@@ -95,24 +84,41 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-@takes(SERVE)
-def serve(flags: ServeFlags) -> None:
-    """Start stock tritonserver on a model repository.
+@takes(SERVE, BESIDE)
+def serve(flags: ServeFlags, rest: BesideFlags) -> None:
+    """Start stock tritonserver on a model repository, and the REST service beside it.
 
-    It runs until Ctrl-C or SIGTERM, which end everything that it started, and exits with tritonserver's code.
+    They run until Ctrl-C or SIGTERM, which end everything that was started, and the exit code is tritonserver's.
     """
-    run(flags)
+    run(flags, rest)
 
 
-def run(flags: ServeFlags) -> None:
+def run(flags: ServeFlags, rest: BesideFlags) -> None:
     """Serve in the foreground, and exit with tritonserver's code."""
     from trition_repo_gen import server
 
-    print_notes(flags)
-    raise typer.Exit(server.serve(flags.to_options(), tritonserver=flags.tritonserver))
+    code = server.serve(flags.to_options(), tritonserver=flags.tritonserver, companion=companion(rest))
+    raise typer.Exit(code)
 
 
-def print_notes(flags: ServeFlags) -> None:
-    """Print a line for the flags that have no effect."""
-    if given := flags.without_effect():
-        typer.echo(f"note: {' and '.join(given)}: this version starts no REST service.", err=True)
+def companion(rest: BesideFlags) -> "Companion | None":
+    """Return how the REST service is started beside tritonserver, or None when it is turned off.
+
+    Raises:
+        ServerError: what it needs is not installed, or its file of keys cannot be used.
+    """
+    if not rest.wanted:
+        return None
+    from trition_repo_gen.server import Companion, Endpoint
+
+    require()
+    if rest.api_key_file is not None:
+        from trition_repo_gen.rest.guard import ApiKeys
+
+        ApiKeys.read(rest.api_key_file)
+    return Companion(
+        name="REST service",
+        command=(sys.executable, "-m", "trition_repo_gen", "rest", *rest.command_line()),
+        endpoint=Endpoint(rest.server_address, rest.server_port, "--server-port"),
+        ready_line="rest: ",
+    )

@@ -57,7 +57,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of a row. `log_probs` and `top_logprobs` have one entry a token; see wire names in config.pbtxt."""
+    """What became of a row. `log_probs` and `top_logprobs` have one entry a token; see wire names in config.pbtxt.
+
+    `tokens` is how each token is spelt, where log-probabilities were asked for: with `echo` the prompt's as well, one
+    more than there are log-probabilities, for the first token has none.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -65,6 +69,7 @@ class Answer:
     completion_tokens: int
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[dict[str, float]] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

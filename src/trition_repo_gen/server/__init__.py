@@ -12,13 +12,16 @@ In a program or a test:
 `check(ServeOptions(...))` finds out what would stop it from starting, without starting anything.
 """
 
-from .command import ServeOptions
+from .command import Endpoint, ServeOptions
+from .companion import Companion
 from .find import TritonServer, find_tritonserver
 from .foreground import serve
 from .ports import free_ports
 from .process import Server, ServerExitedError, check, running_server
 
 __all__ = [
+    "Companion",
+    "Endpoint",
     "ServeOptions",
     "Server",
     "ServerExitedError",

@@ -169,13 +169,17 @@ def find_models(repository: Path) -> list[str]:
     return names
 
 
-def check_ports(chosen: Plan) -> None:
+def check_ports(chosen: Plan, *others: Endpoint) -> None:
     """Check that tritonserver will be able to bind its ports; it would find out only after it has loaded the models.
+
+    Args:
+        chosen: what will be started.
+        others: what else will be bound.
 
     Raises:
         ServerError: a port is in use or given twice, or the address is not this machine's.
     """
-    endpoints = [endpoint for endpoint in (chosen.http, chosen.grpc, chosen.metrics) if endpoint is not None]
+    endpoints = [endpoint for endpoint in (chosen.http, chosen.grpc, chosen.metrics, *others) if endpoint is not None]
     reused = any(argument.startswith("--reuse-") for argument in chosen.arguments)
     ports: dict[int, Endpoint] = {}
     for endpoint in endpoints:

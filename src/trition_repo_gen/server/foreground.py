@@ -6,8 +6,10 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from .command import ServeOptions
-from .process import Server, ServerExitedError
+from .command import ServeOptions, plan
+from .companion import Companion, RunningCompanion
+from .descendants import wait_for
+from .process import Server, ServerExitedError, check_companion
 from .watch import LogView
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,6 +24,11 @@ class Signals:
     def fileno(self) -> int:
         """The descriptor that is readable when a signal has come."""
         return self._receiver.fileno()
+
+    @property
+    def came(self) -> bool:
+        """Whether a signal has come that was not taken."""
+        return bool(wait_for([self.fileno()], 0))
 
     def take(self) -> signal.Signals | None:
         """Return the first signal that came, and forget those that have come so far."""
@@ -53,46 +60,82 @@ def caught_signals() -> Iterator[Signals]:
         sender.close()
 
 
-def serve(options: ServeOptions, *, tritonserver: str | None = None) -> int:
+def serve(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> int:
     """Serve until tritonserver ends or a signal comes; return the exit code of this process.
 
     SIGINT and SIGTERM go on to tritonserver, SIGHUP as SIGTERM; until it and its children have ended, further ones
     change nothing. The code is tritonserver's: 0 when it ended in order, also after a signal; 128 + N when signal N
     ended it, which is what happens while models load (130 after Ctrl-C, 143 after SIGTERM); 1 when a model cannot be
-    loaded.
+    loaded. A companion starts at once and ends with tritonserver; when it ends by itself that is said, and tritonserver
+    serves on.
 
     Raises:
         ServerError: nothing was started.
     """
+    check_companion(plan(options), companion)
     view = LogView()
     with caught_signals() as signals:
         server = Server.start(options, tritonserver=tritonserver, on_line=view.show)
+        beside: RunningCompanion | None = None
         number = signal.SIGTERM
         try:
-            if _wait_ready(server, view, signals):
-                _announce(server)
-            code = server.wait(wake=signals.fileno())
-            if code:
+            if companion is not None and server.grpc_url is not None:
+                beside = RunningCompanion(companion, server.grpc_url, server.mark, view.show)
+            if _wait_ready(server, beside, view, signals):
+                _announce(server, beside)
+            if code := _wait_end(server, beside, signals):
                 _say(f"tritonserver exited with code {code}:\n{server.reason()}")
             if signals.take() == signal.SIGINT:
                 number = signal.SIGINT
         except ServerExitedError as error:
             _say(str(error))
         finally:
-            code = server.stop(number)
+            try:
+                if beside is not None:
+                    beside.terminate()
+                code = server.stop(number)
+            finally:
+                if beside is not None:
+                    beside.close()
     return code
 
 
-def _wait_ready(server: Server, view: LogView, signals: Signals) -> bool:
+def _wait_ready(server: Server, beside: RunningCompanion | None, view: LogView, signals: Signals) -> bool:
+    """Return whether everything takes requests; False when a signal came first, or when it cannot be known."""
     if server.http_url is None:
         _say("HTTP is turned off, so it is not known when the models are ready; see the log.")
         return False
     with view.progress(f"loading {', '.join(server.models)}"):
-        return server.wait_ready(wake=signals.fileno())
+        if not server.wait_ready(wake=[signals.fileno()]):
+            return False
+    while beside is not None and beside.ended is not None and beside.announcement is None:
+        server.wait(wake=[signals.fileno(), beside.announced, beside.ended])
+        if server.exit_code() is not None or signals.came:
+            return False
+        _look_after(beside)
+    return True
 
 
-def _announce(server: Server) -> None:
+def _wait_end(server: Server, beside: RunningCompanion | None, signals: Signals) -> int | None:
+    """Wait for tritonserver's end and return its exit code, or None when a signal came first."""
+    while True:
+        handles = [] if beside is None or beside.ended is None else [beside.ended]
+        code = server.wait(wake=[signals.fileno(), *handles])
+        if code is not None or signals.came:
+            return code
+        if beside is not None:
+            _look_after(beside)
+
+
+def _look_after(beside: RunningCompanion) -> None:
+    if beside.ended is not None and wait_for([beside.ended], 0):
+        _say(beside.look_after())
+
+
+def _announce(server: Server, beside: RunningCompanion | None) -> None:
     print(f"ready: http://{server.http_url} models: {' '.join(server.models)}")
+    if beside is not None and beside.announcement is not None:
+        print(beside.announcement)
     if server.models:
         print(f'query: trgen query -u {server.http_url} -mn {server.models[0]} -p "..."')
     sys.stdout.flush()

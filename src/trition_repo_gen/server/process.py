@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO
 
 from trition_repo_gen.errors import ServerError
 
 from .command import Plan, ServeOptions, check_ports, models_to_wait_for, plan
+from .companion import Companion
 from .descendants import MARK, end_marked, marked_processes, variables, wait_for
 from .find import find_tritonserver
 from .prepare import prepare
@@ -149,18 +150,18 @@ class Server:
         code = self._process.poll()
         return 128 - code if code is not None and code < 0 else code
 
-    def wait(self, seconds: float | None = None, wake: int | None = None) -> int | None:
+    def wait(self, seconds: float | None = None, wake: Collection[int] = ()) -> int | None:
         """Wait until tritonserver has exited; return its exit code, or None when something else came first.
 
         Args:
             seconds: the longest time to wait; None waits for ever.
-            wake: a file descriptor that ends the wait when it becomes readable.
+            wake: file descriptors that end the wait when one of them becomes readable.
         """
-        wait_for([self._ended] if wake is None else [self._ended, wake], seconds)
+        wait_for([self._ended, *wake], seconds)
         return self.exit_code()
 
-    def wait_ready(self, seconds: float | None = None, wake: int | None = None) -> bool:
-        """Wait until every model answers; return False when `wake` became readable before that.
+    def wait_ready(self, seconds: float | None = None, wake: Collection[int] = ()) -> bool:
+        """Wait until every model answers; return False when one of `wake` became readable before that.
 
         Raises:
             ServerExitedError: tritonserver exited first; the text ends with what its log says about it.
@@ -168,7 +169,7 @@ class Server:
         """
         if self._plan.http is None:
             raise ServerError("Readiness is asked for over HTTP, which --allow-http turned off.")
-        handles = [self._ended] if wake is None else [self._ended, wake]
+        handles = [self._ended, *wake]
         deadline = None if seconds is None else time.monotonic() + seconds
         while (unready := first_unready(self._plan.http, self.models)) is not None:
             readable = wait_for(handles, POLL_INTERVAL)
@@ -236,14 +237,29 @@ class Server:
                 region.unlink()
 
 
-def check(options: ServeOptions, *, tritonserver: str | None = None) -> None:
+def check(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> None:
     """Find out what would keep a server from starting, whatever its repository holds; start nothing.
 
     Raises:
-        ServerError: no tritonserver, a stub that cannot run, or a port in use.
+        ServerError: no tritonserver, a stub that cannot run, a port in use, or a companion that cannot talk to it.
     """
-    check_ports(plan(options))
+    chosen = plan(options)
+    check_companion(chosen, companion)
+    check_ports(chosen)
     prepare(find_tritonserver(tritonserver))
+
+
+def check_companion(chosen: Plan, companion: Companion | None) -> None:
+    """Find out what would keep a companion from working beside a server.
+
+    Raises:
+        ServerError: its port is in use or one of the server's, or gRPC is turned off.
+    """
+    if companion is None:
+        return
+    if chosen.grpc is None:
+        raise ServerError(f"The {companion.name} talks to tritonserver over gRPC, which is turned off.")
+    check_ports(chosen, companion.endpoint)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ def output_tensors(
 
     Returns:
         `sentences` and `finish_reason` BYTES, `prompt_tokens` and `completion_tokens` INT64, each (N, 1); where a row
-        asked for log-probabilities `log_probs` FP32 (N, longest), padded with 0, and `log_probs_lengths` INT64 (N, 1);
+        asked for log-probabilities `log_probs` FP32 (N, longest), padded with 0, `log_probs_lengths` INT64 (N, 1) and
+        `tokens` BYTES (N, 1), a JSON list of how each token is spelt;
         where a row asked for the most likely tokens `top_logprobs` BYTES (N, 1), a JSON list with one object a token.
     """
     outputs: dict[str, NDArray[Any]] = {
@@ -34,6 +35,7 @@ def output_tensors(
     if any(row.log_probs for row in rows):
         outputs["log_probs"] = _padded([answer.log_probs for answer in answers])
         outputs["log_probs_lengths"] = _integers(len(answer.log_probs) for answer in answers)
+        outputs["tokens"] = _bytes(json.dumps(answer.tokens, ensure_ascii=False) for answer in answers)
     if any(row.top_logprobs for row in rows):
         outputs["top_logprobs"] = _bytes(json.dumps(answer.top_logprobs, ensure_ascii=False) for answer in answers)
     return [(name, array) for name, array in outputs.items() if name in wanted]

@@ -122,4 +122,9 @@ class _RowText:
             completion_tokens=len(tokens),
             log_probs=prompt + finished.log_probs[: len(tokens)] if row.log_probs else [],
             top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if row.top_logprobs else [],
+            tokens=self._spellings(tokens) if row.log_probs else [],
         )
+
+    def _spellings(self, tokens: list[int]) -> list[str]:
+        prompt = self._admission.prompt.tokens if self._admission.row.echo else []
+        return [self._codec.spell(token) for token in [*prompt, *tokens]]

@@ -1,0 +1,8 @@
+"""The OpenAI-compatible service in front of Triton, and its page.
+
+It knows the wire and nothing else: a request becomes one row for each answer, each row one gRPC call.
+"""
+
+from .options import RestOptions
+
+__all__ = ["RestOptions"]

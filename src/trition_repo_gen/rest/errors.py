@@ -1,0 +1,100 @@
+"""Errors in OpenAI's shape, and what Triton's errors become."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse
+
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
+
+_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNIMPLEMENTED: 400,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 503,
+    grpc.StatusCode.CANCELLED: 503,
+}
+"""HTTP statuses by the codes with which Triton refuses a request; any other is a 500."""
+
+TIMEOUT = "timeout"
+"""The code of an error that says only that an answer took too long."""
+_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+# The rest of a body that is too large is not read.
+_HEADERS = {413: {"Connection": "close"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+
+
+class ApiError(HTTPException):
+    """A request that is not answered.
+
+    Args:
+        status: the HTTP status.
+        message: one sentence for whoever sent the request.
+        param: the field that is to blame.
+        code: OpenAI's name of the mistake, where programs look for one.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(status, message, _HEADERS.get(status))
+        self.param = param
+        self.code = code
+
+    def body(self) -> dict[str, Any]:
+        """Return the document that OpenAI's clients read."""
+        kind = _TYPES.get(self.status_code, "invalid_request_error")
+        return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """Return the whole answer."""
+        return JSONResponse(self.body(), self.status_code, self.headers)
+
+
+def unknown_model(name: str) -> ApiError:
+    """Return the error for a model that Triton does not have."""
+    return ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
+
+
+def from_triton(code: grpc.StatusCode | None, message: str | None) -> ApiError:
+    """Return the error for what Triton, or the way to it, answered."""
+    text = _REQUEST_ID.sub("", " ".join((message or "").split()), count=1)
+    status = 500 if code is None else _STATUSES.get(code, 500)
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ApiError(status, "Triton did not answer in time; try again later.", code=TIMEOUT)
+    if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in text.lower():
+        text = "Triton does not answer; try again later."
+    return ApiError(status, text or "Triton failed and did not say why.")
+
+
+def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """Return the error for the first thing that pydantic did not like in a request's body."""
+    error = errors[0]
+    path = list(error["loc"])[1:]  # the first is "body"
+    if error["type"] == "json_invalid":
+        return ApiError(400, "The request's body is not JSON.")
+    if not path:
+        return ApiError(400, "The request's body has to be a JSON object, sent as application/json.")
+    if error["type"] == "extra_forbidden":
+        name = ".".join(map(str, path))
+        return ApiError(400, f"Unrecognized request argument supplied: {name}.", param=name)
+    missing = error["type"] == "missing"
+    param = ".".join(map(str, path if missing else _real(path, body)))
+    if missing:
+        return ApiError(400, f"You must provide {param}.", param=param)
+    return ApiError(400, f"Invalid {param}: {error['msg']}.", param=param)
+
+
+def _real(path: list[Any], body: Any) -> list[Any]:
+    """Cut a path where it leaves the body: pydantic adds the names of a union's types."""
+    real = []
+    for step in path:
+        try:
+            body = body[step]
+        except (TypeError, KeyError, IndexError):
+            break
+        real.append(step)
+    return real or path[:1]

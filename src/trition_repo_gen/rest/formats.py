@@ -1,0 +1,141 @@
+"""Answers as OpenAI's clients read them: documents, and the events of a stream."""
+
+import json
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any
+
+from .answers import Ending, Piece
+from .errors import ApiError
+from .logprobs import chat_logprobs, completion_logprobs
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Format(ABC):
+    """How one request's answer is written.
+
+    Args:
+        model: the model's name.
+        choices: answers per prompt.
+    """
+
+    id_prefix: str
+    document_kind: str
+    event_kind: str
+
+    def __init__(self, model: str, choices: int) -> None:
+        self._choices = choices
+        self._head = {"id": f"{self.id_prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    @abstractmethod
+    def _choice(self, text: str, ending: Ending) -> dict[str, Any]:
+        """Return a choice of a document, without index and finish reason."""
+
+    @abstractmethod
+    def _delta(self, text: str) -> str:
+        """Return the JSON members of a stream's choice that carry text."""
+
+    @abstractmethod
+    def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
+        """Return a stream's last choice, without index and finish reason; `whole` is all text of the row."""
+
+    def document(self, pieces: Iterable[Piece]) -> bytes:
+        """Return the answer of a request that does not stream."""
+        choices, endings = [], []
+        for piece in pieces:
+            assert piece.ending is not None
+            endings.append(piece.ending)
+            choice = {"index": piece.row} | self._choice(piece.text, piece.ending)
+            choices.append(choice | {"finish_reason": piece.ending.finish_reason})
+        document = {**self._head, "object": self.document_kind, "choices": choices, "usage": self._usage(endings)}
+        return json.dumps(document, ensure_ascii=False).encode()
+
+    async def events(self, pieces: AsyncGenerator[Piece], *, include_usage: bool) -> AsyncGenerator[bytes]:
+        """Yield the server-sent events of a stream; closing the generator closes `pieces`.
+
+        Raises:
+            ApiError: only before the first event. What goes wrong later is told as an event.
+        """
+        # Everything that is the same in all events is written once: this runs for every token of every client.
+        head = json.dumps(self._head | {"object": self.event_kind}, ensure_ascii=False)[:-1]
+        tail = ', "usage": null}\n\n' if include_usage else "}\n\n"
+        endings: dict[int, Ending] = {}
+        texts: dict[int, list[str]] = {}
+        async with aclosing(pieces):
+            try:
+                async for piece in pieces:
+                    start = ""
+                    if piece.row not in texts:
+                        texts[piece.row] = []
+                        start = self._opening(piece.row, head, tail)
+                    texts[piece.row].append(piece.text)
+                    if piece.ending is None:
+                        choice = f'"index": {piece.row}, {self._delta(piece.text)}, "logprobs": null'
+                        choice = f'{{{choice}, "finish_reason": null}}'
+                    else:
+                        endings[piece.row] = piece.ending
+                        last = self._last_delta(piece.text, "".join(texts[piece.row]), piece.ending)
+                        last = {"index": piece.row, **last, "finish_reason": piece.ending.finish_reason}
+                        choice = json.dumps(last, ensure_ascii=False)
+                    yield f'{start}data: {head}, "choices": [{choice}]{tail}'.encode()
+            except ApiError as error:
+                if not texts:
+                    raise
+                yield f"data: {json.dumps(error.body(), ensure_ascii=False)}\n\n".encode()
+                return
+        if include_usage:
+            usage = json.dumps(self._usage([endings[row] for row in sorted(endings)]))
+            yield f'data: {head}, "choices": [], "usage": {usage}}}\n\n'.encode()
+        yield DONE
+
+    def _opening(self, row: int, head: str, tail: str) -> str:
+        """Return the event before a row's first text, if there is one."""
+        return ""
+
+    def _usage(self, endings: list[Ending]) -> dict[str, int]:
+        # The answers to one prompt follow each other; it was read once.
+        prompt = sum(ending.prompt_tokens for ending in endings[:: self._choices])
+        completion = sum(ending.completion_tokens for ending in endings)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+class CompletionFormat(Format):
+    """The answer of `/v1/completions`."""
+
+    id_prefix = "cmpl"
+    document_kind = event_kind = "text_completion"
+
+    def _choice(self, text: str, ending: Ending) -> dict[str, Any]:
+        return {"text": text, "logprobs": completion_logprobs(text, ending)}
+
+    def _delta(self, text: str) -> str:
+        return f'"text": {json.dumps(text, ensure_ascii=False)}'
+
+    def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
+        return {"text": text, "logprobs": completion_logprobs(whole, ending)}
+
+
+class ChatFormat(Format):
+    """The answer of `/v1/chat/completions`."""
+
+    id_prefix = "chatcmpl"
+    document_kind = "chat.completion"
+    event_kind = "chat.completion.chunk"
+
+    def _choice(self, text: str, ending: Ending) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"message": message, "logprobs": chat_logprobs(ending)}
+
+    def _delta(self, text: str) -> str:
+        return f'"delta": {{"content": {json.dumps(text, ensure_ascii=False)}}}'
+
+    def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
+        return {"delta": {"content": text} if text else {}, "logprobs": chat_logprobs(ending)}
+
+    def _opening(self, row: int, head: str, tail: str) -> str:
+        choice = f'"index": {row}, "delta": {{"role": "assistant", "content": ""}}'
+        return f'data: {head}, "choices": [{{{choice}, "logprobs": null, "finish_reason": null}}]{tail}'

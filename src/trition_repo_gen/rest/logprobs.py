@@ -1,0 +1,57 @@
+"""Log-probabilities in OpenAI's two shapes."""
+
+from typing import Any
+
+from .answers import Ending
+
+
+def completion_logprobs(text: str, ending: Ending) -> dict[str, Any] | None:
+    """Return the `logprobs` of a choice of `/v1/completions`, or None where none were asked for.
+
+    Args:
+        text: the whole answer, into which `text_offset` points; with `echo` it begins with the prompt.
+        ending: what came with it.
+    """
+    if ending.log_probs is None or ending.tokens is None:
+        return None
+    unknown = len(ending.tokens) - len(ending.log_probs)  # an echoed prompt's first token has none
+    top = ending.top_logprobs
+    return {
+        "tokens": ending.tokens,
+        "token_logprobs": [None] * unknown + ending.log_probs,
+        "top_logprobs": None if top is None else [None] * (len(ending.tokens) - len(top)) + top,
+        "text_offset": _offsets(text, ending.tokens),
+    }
+
+
+def chat_logprobs(ending: Ending) -> dict[str, Any] | None:
+    """Return the `logprobs` of a choice of `/v1/chat/completions`, or None where none were asked for."""
+    if ending.log_probs is None or ending.tokens is None:
+        return None
+    tops = ending.top_logprobs or [{} for _ in ending.tokens]
+    content = [
+        _token(token, value) | {"top_logprobs": [_token(*each) for each in top.items()]}
+        for token, value, top in zip(ending.tokens, ending.log_probs, tops, strict=True)
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: str, log_prob: float) -> dict[str, Any]:
+    # A token that is part of a character is spelt as the vocabulary does, in signs that are not its bytes; only of
+    # ASCII is it certain that it means itself. OpenAI: "Can be null if there is no bytes representation".
+    return {"token": token, "logprob": log_prob, "bytes": list(token.encode()) if token.isascii() else None}
+
+
+def _offsets(text: str, tokens: list[str]) -> list[int]:
+    """Return where each token begins in the text, in characters.
+
+    Special tokens and parts of characters do not stand in the text as they are spelt: they begin where the last one
+    that does has ended.
+    """
+    offsets = []
+    end = 0
+    for token in tokens:
+        offsets.append(end)
+        if text.startswith(token, end):
+            end += len(token)
+    return offsets

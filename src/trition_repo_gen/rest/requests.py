@@ -1,0 +1,160 @@
+"""The bodies of OpenAI's requests, each value checked once.
+
+https://platform.openai.com/docs/api-reference: what changes an answer and cannot be done here is refused, what does not
+is ignored, and a name that OpenAI does not know is a mistake. `top_k`, `repetition_penalty`, `min_tokens` and
+`ignore_eos` are vLLM's.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
+
+_MAX_INT = 2**31 - 1
+
+_Count = Annotated[int, Field(ge=1, le=_MAX_INT)]
+_StopWord = Annotated[str, Field(min_length=1)]
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "suffix": ("",),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "prediction": (),
+}
+"""Fields that change an answer in a way that is not supported, and the values with which they do not."""
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides its text."""
+
+    model_config = ConfigDict(extra="ignore")
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: _StopWord | Annotated[list[_StopWord], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: _Count | None = None
+    top_k: Annotated[int, Field(ge=-1, le=_MAX_INT)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] | None = None
+    ignore_eos: bool | None = None
+
+    presence_penalty: JsonValue = None
+    frequency_penalty: JsonValue = None
+    logit_bias: JsonValue = None
+
+    user: JsonValue = None
+    store: JsonValue = None
+    metadata: JsonValue = None
+    service_tier: JsonValue = None
+    safety_identifier: JsonValue = None
+    prompt_cache_key: JsonValue = None
+    prompt_cache_retention: JsonValue = None
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_supported(self) -> Self:
+        for name, neutral in _NEUTRAL.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in neutral:
+                raise PydanticCustomError("unsupported", "{name} is not supported", {"name": name})
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError(
+                "unsupported", "{name} is only allowed when stream is true", {"name": "stream_options"}
+            )
+        return self
+
+    @property
+    def stop_words(self) -> list[str]:
+        """The texts that end the answer."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    @property
+    def choices(self) -> int:
+        """How many answers each prompt gets."""
+        return self.n or 1
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with a count of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(_Request):
+    """The body of `POST /v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    suffix: JsonValue = None
+    best_of: JsonValue = None
+
+
+class ImageUrl(BaseModel):
+    """Where an image is: a `data:` URI; whether the model takes anything else is the model's to say."""
+
+    url: Annotated[str, Field(pattern=r"^(?i:data:|https?://)")]
+    detail: str | None = None
+
+
+class TextPart(BaseModel):
+    """A piece of text within a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    """An image within a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(BaseModel):
+    """A turn of a conversation; further fields go to the chat template as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+
+
+class ChatRequest(_Request):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: _Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: JsonValue = None
+    tool_choice: JsonValue = None
+    functions: JsonValue = None
+    function_call: JsonValue = None
+    parallel_tool_calls: JsonValue = None
+    response_format: JsonValue = None
+    modalities: JsonValue = None
+    audio: JsonValue = None
+    web_search_options: JsonValue = None
+    prediction: JsonValue = None
+    reasoning_effort: JsonValue = None
+    verbosity: JsonValue = None

@@ -1,0 +1,113 @@
+"""From a checked request to rows of the wire."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from .catalog import Model
+from .errors import ApiError
+from .requests import ChatRequest, CompletionRequest, ImagePart, Message, TextPart
+from .triton import Row, Value
+
+_MAX_ROWS = 128
+_COMPLETION_TOKENS = 16
+"""OpenAI's default for completions; a chat goes on until the sequence is full."""
+_MAX_SEED = 2**63
+
+
+def completion_rows(request: CompletionRequest, model: Model) -> list[Row]:
+    """Return the rows of a completion: `n` of each prompt, prompt by prompt.
+
+    Raises:
+        ApiError: the prompts are no text, or the model cannot do what is asked.
+    """
+    prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if not prompts or len(texts) != len(prompts):
+        raise ApiError(400, "prompt has to be a text or a list of texts; token ids are not supported.", param="prompt")
+    values = _sampling(request, request.max_tokens or _COMPLETION_TOKENS)
+    if request.echo:
+        values["echo"] = True
+    if request.logprobs is not None:
+        values |= _log_probs(model, request.logprobs)
+    return list(_each(request, [{**values, "prompts": text} for text in texts]))
+
+
+def chat_rows(request: ChatRequest, model: Model) -> list[Row]:
+    """Return the rows of a chat: `n` of the conversation.
+
+    Raises:
+        ApiError: an image for a model that takes none, or the model cannot do what is asked.
+    """
+    images: list[str] = []
+    messages = [_wire_message(message, model, images) for message in request.messages]
+    values: dict[str, Value] = {"prompts": json.dumps(messages, ensure_ascii=False), "apply_chat_template": True}
+    if images:
+        values["images"] = images[0] if len(images) == 1 else json.dumps(images)
+    values |= _sampling(request, request.max_completion_tokens or request.max_tokens or model.max_length)
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError(400, "top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
+    if request.logprobs:
+        values |= _log_probs(model, request.top_logprobs or 0)
+    return list(_each(request, [values]))
+
+
+def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None) -> dict[str, Value]:
+    temperature = 1.0 if request.temperature is None else request.temperature
+    top_p = 1.0 if request.top_p is None else request.top_p
+    # The wire's own defaults are greedy: its top_k is 1 unless given. On it 0 switches a filter off. OpenAI's top_p of
+    # 0, on the other hand, leaves nothing but the most likely token.
+    top_k = 1 if top_p == 0 else max(0, request.top_k or 0)
+    values: dict[str, Value] = {"temperature": temperature, "top_k": top_k}
+    if 0 < top_p < 1:
+        values["top_p"] = top_p
+    if max_length is not None:
+        values["max_length"] = max_length
+    if request.repetition_penalty is not None:
+        values["repetition_penalty"] = request.repetition_penalty
+    if request.ignore_eos and max_length is not None:
+        values["min_length"] = max_length
+    elif request.min_tokens:
+        values["min_length"] = request.min_tokens
+    if request.stop_words:
+        values["stop_words"] = json.dumps(request.stop_words, ensure_ascii=False)
+    return values
+
+
+def _log_probs(model: Model, count: int) -> dict[str, Value]:
+    if not {"log_probs", "tokens"} <= model.outputs:
+        raise ApiError(400, f"The model {model.name!r} gives no log-probabilities.", param="logprobs")
+    values: dict[str, Value] = {"compute_logprob": True}
+    return {**values, "n_top_logprobs": count} if count else values
+
+
+def _each(request: CompletionRequest | ChatRequest, prompts: list[dict[str, Value]]) -> Iterator[Row]:
+    if len(prompts) * request.choices > _MAX_ROWS:
+        raise ApiError(400, f"There are {len(prompts)} prompts with n {request.choices}; {_MAX_ROWS} answers at most.")
+    for values in prompts:
+        for choice in range(request.choices):
+            # With the same seed all choices of a prompt would be the same.
+            seed = {} if request.seed is None else {"random_seed": (request.seed + choice) % _MAX_SEED}
+            yield values | seed
+
+
+def _wire_message(message: Message, model: Model, images: list[str]) -> dict[str, Any]:
+    """Return a message for the chat template; its images are appended to `images`."""
+    role = "system" if message.role == "developer" else message.role
+    parts = message.content or ""
+    extra = message.model_extra or {}
+    if isinstance(parts, str):
+        return {"role": role, "content": parts, **extra}
+    if not model.takes_images:
+        if any(isinstance(part, ImagePart) for part in parts):
+            raise ApiError(400, f"The model {model.name!r} takes no images.", param="messages")
+        # Most text models' templates know no parts.
+        return {"role": role, "content": "\n".join(part.text for part in parts if isinstance(part, TextPart)), **extra}
+    content = []
+    for part in parts:
+        if isinstance(part, ImagePart):
+            images.append(part.image_url.url)
+            content.append({"type": "image"})
+        else:
+            content.append({"type": "text", "text": part.text})
+    return {"role": role, "content": content, **extra}

@@ -1,0 +1,73 @@
+"""Runs the service in the foreground."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from trition_repo_gen.errors import ServerError
+
+from .app import create_app
+from .options import RestOptions
+
+_GRACE_SECONDS = 5
+"""What requests under way get when the service is told to end; tritonserver gives as much."""
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 2048
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+
+
+def serve(options: RestOptions) -> None:
+    """Serve until SIGINT or SIGTERM; print `rest: URL` when requests are taken.
+
+    Raises:
+        ServerError: the port cannot be bound, or the file of keys cannot be used.
+    """
+    app = create_app(options)
+    with _listening(options) as listener:
+        host = _WILDCARDS.get(options.address, options.address)
+        netloc = f"[{host}]:{options.port}" if ":" in host else f"{host}:{options.port}"
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        _Server(config, f"rest: http://{netloc}").run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
+        super().__init__(config)
+        self._announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self._announcement, flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal once more at the end, so that an orderly end looks like none.
+        before = {number: signal.signal(number, self.handle_exit) for number in _ENDING}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listening(options: RestOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.address else socket.AF_INET
+    try:
+        return socket.create_server((options.address, options.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ServerError(
+            f"Port {options.port} of {options.address} cannot be used ({error.strerror}); "
+            "write another one with --server-port, or another --server-address."
+        ) from None

@@ -1,0 +1,157 @@
+"""Triton over gRPC, one row a call: values in, values out, without numpy on the way of every token."""
+
+import array
+import struct
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from .errors import ApiError, from_triton
+
+Value = str | bool | int | float
+Row = Mapping[str, Value]
+"""Inputs of one row by name: str is sent as BYTES, bool as BOOL, int as INT64 and float as FP32."""
+Outputs = dict[str, Any]
+"""Outputs of one row by name: text of BYTES, an int of INT64, a list of floats of FP32."""
+
+_CHANNEL = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # While Triton loads its models nothing listens. With gRPC's own back-off, up to two minutes, this service would
+    # find out that late that Triton is there.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+# Otherwise a stream tells an error as text without a code.
+_STREAM_METADATA = (("triton_grpc_error", "true"),)
+
+
+class Triton:
+    """A connection to one server. To be made and used within one event loop.
+
+    Args:
+        url: HOST:PORT of its gRPC endpoint.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._channel = grpc.aio.insecure_channel(url, options=_CHANNEL)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def is_ready(self, seconds: float) -> bool:
+        """Return whether the server says that it is ready.
+
+        Raises:
+            ApiError: it does not answer.
+        """
+        answer = await self._call("ServerReady", service_pb2.ServerReadyRequest(), seconds)
+        return bool(answer.ready)
+
+    async def ready_models(self, seconds: float) -> list[str]:
+        """Return the names of the models that are ready, sorted.
+
+        Raises:
+            ApiError: the server does not answer.
+        """
+        answer = await self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True), seconds)
+        return sorted({model.name for model in answer.models})
+
+    async def config(self, model: str, seconds: float) -> Any:
+        """Return a model's configuration, Triton's `ModelConfig` message.
+
+        Raises:
+            ApiError: there is no such model, or the server does not answer.
+        """
+        return (await self._call("ModelConfig", service_pb2.ModelConfigRequest(name=model), seconds)).config
+
+    async def infer(self, model: str, row: Row, outputs: Iterable[str], seconds: float | None = None) -> Outputs:
+        """Send one row and return its outputs. Cancelling the task cancels the call.
+
+        Raises:
+            ApiError: Triton refused the request, failed, or did not answer within `seconds`.
+        """
+        return _outputs(await self._call("ModelInfer", _request(model, row, outputs), seconds))
+
+    async def stream(
+        self, model: str, row: Row, outputs: Iterable[str], seconds: float | None = None
+    ) -> AsyncGenerator[Outputs]:
+        """Send one row to a decoupled model and yield the outputs of each response.
+
+        Closing the iterator, or cancelling the task, cancels the call.
+
+        Raises:
+            as `infer`.
+        """
+        call = self._stub.ModelStreamInfer([_request(model, row, outputs)], metadata=_STREAM_METADATA, timeout=seconds)
+        try:
+            async for response in call:
+                if response.error_message:
+                    raise from_triton(None, response.error_message)
+                if response.infer_response.outputs:
+                    yield _outputs(response.infer_response)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from None
+        finally:
+            call.cancel()  # has no effect on one that is done
+
+    async def _call(self, method: str, request: Any, seconds: float | None) -> Any:
+        try:
+            return await getattr(self._stub, method)(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from None
+
+
+def _translated(error: grpc.aio.AioRpcError) -> ApiError:
+    return from_triton(error.code(), error.details())
+
+
+def _request(model: str, row: Row, outputs: Iterable[str]) -> Any:
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, value in row.items():
+        tensor = request.inputs.add(name=name, shape=(1, 1))
+        if isinstance(value, str):
+            tensor.datatype = "BYTES"
+            tensor.contents.bytes_contents.append(value.encode())
+        elif isinstance(value, bool):
+            tensor.datatype = "BOOL"
+            tensor.contents.bool_contents.append(value)
+        elif isinstance(value, int):
+            tensor.datatype = "INT64"
+            tensor.contents.int64_contents.append(value)
+        else:
+            tensor.datatype = "FP32"
+            tensor.contents.fp32_contents.append(value)
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
+
+
+def _outputs(response: Any) -> Outputs:
+    return {
+        tensor.name: _READERS[tensor.datatype](raw)
+        for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _text(raw: bytes) -> str:
+    # 4 bytes of length before every text of a BYTES tensor; there is one row, so one text.
+    return raw[4:].decode(errors="replace")
+
+
+def _integer(raw: bytes) -> int:
+    value: int = struct.unpack_from("<q", raw)[0]
+    return value
+
+
+def _numbers(raw: bytes) -> list[float]:
+    return array.array("f", raw).tolist()
+
+
+_READERS: dict[str, Any] = {"BYTES": _text, "INT64": _integer, "FP32": _numbers}
