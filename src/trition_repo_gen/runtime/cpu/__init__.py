@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["adapt_config", "after_import", "install", "needed"]
+__all__ = ["adapt_config", "after_import", "install", "install_facade", "needed"]
 
 
 def needed() -> bool:
@@ -34,6 +34,18 @@ def install() -> None:
     from . import backend
 
     backend.install()
+
+
+def install_facade() -> None:
+    """Prepare the process for models that bring layers of their own: `torch.cuda` façade and unpinned memory alone.
+
+    Raises:
+        RuntimeError: megatron.core is imported already, or this process has a CUDA device.
+        PatchError: an installed library does not look as this backend expects.
+    """
+    from . import backend
+
+    backend.install_facade()
 
 
 def after_import() -> None:

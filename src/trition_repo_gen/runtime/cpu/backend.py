@@ -34,17 +34,22 @@ def install() -> None:
     """See `runtime.cpu.install`."""
     if "install" in _done:
         return
+    install_facade()
+    _done.add("install")
+    placeholder.install()
+    sys.meta_path.insert(0, placeholder.Hook(EXTENSIONS, _with_layers))
+    sys.meta_path.insert(0, placeholder.Hook(SPECIFICATIONS, _with_current_version))
+
+
+def install_facade() -> None:
+    """See `runtime.cpu.install_facade`."""
     if torch.cuda.is_available():
         raise RuntimeError("The CPU backend must not be installed where a GPU is.")
     if "megatron.core" in sys.modules:
         raise RuntimeError("The CPU backend must be installed before megatron.core is imported.")
-    _done.add("install")
     facade.install_cuda()
     facade.install_unpinned_memory()
-    placeholder.install()
     sys.meta_path.insert(0, placeholder.Hook(JIT, _without_compiler))
-    sys.meta_path.insert(0, placeholder.Hook(EXTENSIONS, _with_layers))
-    sys.meta_path.insert(0, placeholder.Hook(SPECIFICATIONS, _with_current_version))
 
 
 def after_import() -> None:

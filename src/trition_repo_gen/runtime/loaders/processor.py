@@ -9,8 +9,8 @@ from typing import Any
 from . import tokenizer
 from .errors import LoadError
 
-MARKER = "preprocessor_config.json"
-"""The file that a processor's folder has and a tokenizer's has not."""
+MARKERS = ("processor_config.json", "preprocessor_config.json")
+"""Files of which a processor's folder has one and a tokenizer's has none; since transformers 5 it is the first."""
 
 
 def load(setting: str, folders: Sequence[Path]) -> Any:
@@ -25,11 +25,12 @@ def load(setting: str, folders: Sequence[Path]) -> Any:
     """
     from transformers import AutoProcessor
 
-    held = next((str(folder) for folder in folders if (folder / MARKER).is_file()), None)
+    holds = (folder for folder in folders if any((folder / marker).is_file() for marker in MARKERS))
+    held = next(map(str, holds), None)
     source = setting or held
     if source is None:
         raise LoadError(
-            f"The checkpoint holds no processor (none of {', '.join(map(str, folders))} has a {MARKER}); "
+            f"The checkpoint holds no processor (none of {', '.join(map(str, folders))} has a {MARKERS[0]}); "
             "set the parameter PROCESSOR to a Hugging Face model's folder or name."
         )
     try:

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import megatron.bridge.training.checkpointing as bridge_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
@@ -45,20 +44,18 @@ def checked(checkpoint: Path, any_extra_state: bool, progress: Callable[[str], N
         LoadError: inside the context, when the checkpoint lacks a weight.
         RuntimeError: Megatron-Bridge has no such function.
     """
+    import megatron.bridge.training.checkpointing as bridge_checkpointing
+
     generate = getattr(bridge_checkpointing, _GENERATE, None)
     if generate is None:
         raise RuntimeError(f"{bridge_checkpointing.__name__} has no {_GENERATE}; install megatron-bridge 0.6.")
 
     def generate_what_is_there(*args: Any, **kwargs: Any) -> dict[str, Any]:
         wanted: dict[str, Any] = generate(*args, **kwargs)
-        stored = stored_keys(checkpoint)
-        drop_extra_state(wanted, None if any_extra_state else stored)
-        require_stored(wanted, stored, checkpoint)
-        meter.total = sum(tensor.data.nbytes for tensor in _leaves(wanted) if isinstance(tensor, ShardedTensor))
-        progress(f"loading {_size(meter.total)} of weights")
+        meter.expect(wanted, checkpoint, any_extra_state)
         return wanted
 
-    meter = _Meter(progress)
+    meter = Meter(progress)
     setattr(bridge_checkpointing, _GENERATE, generate_what_is_there)
     try:
         with meter:
@@ -103,7 +100,7 @@ def require_stored(wanted: dict[str, Any], stored: set[str], checkpoint: Path) -
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise LoadError(
             f"{checkpoint} lacks the weight {missing[0]!r}{others}; it is incomplete or of another model than its "
-            "run_config.yaml says, so save it again."
+            "configuration says, so save it again."
         )
 
 
@@ -116,30 +113,50 @@ def _leaves(wanted: dict[str, Any]) -> Iterator[ShardedTensor | ShardedObject]:
             yield value
 
 
-class _Meter:
+class Meter:
     """Counts the bytes that reach the model, while it is the context.
 
     Wraps `MCoreLoadPlanner.commit_tensor` of megatron-core 0.19.2 (dist_checkpointing/strategies/torch.py:640). Without
     that method there are no lines between begin and end.
+
+    Args:
+        progress: takes lines about how far it is.
     """
 
     def __init__(self, progress: Callable[[str], None]) -> None:
-        self.total = 0
-        self._done = self._told = 0
+        self._total = self._done = self._told = 0
         self._told_at = time.monotonic()
         self._progress = progress
         self._commit = getattr(MCoreLoadPlanner, "commit_tensor", None)
 
-    def __enter__(self) -> None:
+    def expect(self, wanted: dict[str, Any], folder: Path, any_extra_state: bool) -> None:
+        """Check that the checkpoint has what is wanted of it, and ask for no bookkeeping that it has not.
+
+        Args:
+            wanted: the sharded state dict of this rank's part of the model, changed in place.
+            folder: of the distributed checkpoint.
+            any_extra_state: ask for no `_extra_state` at all.
+
+        Raises:
+            LoadError: it lacks a weight.
+        """
+        stored = stored_keys(folder)
+        drop_extra_state(wanted, None if any_extra_state else stored)
+        require_stored(wanted, stored, folder)
+        self._total = sum(tensor.data.nbytes for tensor in _leaves(wanted) if isinstance(tensor, ShardedTensor))
+        self._progress(f"loading {_size(self._total)} of weights")
+
+    def __enter__(self) -> Self:
         commit = self._commit
         if commit is None:
-            return
+            return self
 
         def count(planner: Any, read_item: Any, tensor: Any) -> None:
             commit(planner, read_item, tensor)
             self._add(tensor.nbytes)
 
         MCoreLoadPlanner.commit_tensor = count
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._commit is not None:
@@ -147,11 +164,11 @@ class _Meter:
 
     def _add(self, size: int) -> None:
         self._done += size
-        percent = min(100, 100 * self._done // max(1, self.total)) // _STEP * _STEP
+        percent = min(100, 100 * self._done // max(1, self._total)) // _STEP * _STEP
         now = time.monotonic()
         if percent > self._told and (percent == 100 or now - self._told_at >= _SECONDS):
             self._told, self._told_at = percent, now
-            self._progress(f"loading weights: {percent} % of {_size(self.total)}")
+            self._progress(f"loading weights: {percent} % of {_size(self._total)}")
 
 
 def _size(count: int) -> str:

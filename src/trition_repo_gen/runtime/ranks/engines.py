@@ -60,6 +60,10 @@ def _start_megatron_bridge(settings: Settings, on_cpu: bool, progress: Progress)
 
 
 def _start_nemo2(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
+    if on_cpu:
+        from .. import cpu
+
+        cpu.install_facade()
     from ..loaders import nemo2
 
     return _with_pictures(nemo2.load(settings, device_is_cpu=on_cpu, progress=progress), settings, progress)
