@@ -97,7 +97,7 @@ def _read_config(context: Path) -> Any:
 
 
 def _without_tensorstore() -> None:
-    """Let nemo-toolkit import a part of Megatron Core that is gone since 0.16, and that reading a checkpoint never uses.
+    """Let nemo-toolkit import a part of Megatron Core that is gone since 0.16; reading a checkpoint never uses it.
 
     nemo/utils/callbacks/dist_ckpt_io.py:39 of nemo-toolkit 2.7.3.
     """

@@ -5,6 +5,7 @@ Where Transformer Engine is, nemo-toolkit builds the model itself; it has no spe
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class PackedAttention(torch.nn.Module):  # type: ignore[misc]
         """
         ends = packed_seq_params.cu_seqlens_q.tolist()
         out = torch.empty_like(query)
-        for begin, end in zip(ends, ends[1:], strict=False):
+        for begin, end in pairwise(ends):
             q, k, v = (tensor[begin:end].transpose(0, 1)[None] for tensor in (query, key, value))
             out[begin:end] = functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
         return out.flatten(1)
