@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..image_urls import ImageUrlError
 from ..protocol import Row
 from ..ranks.text import Pictures, Prompt, PromptError, TextCodec, messages_of
 from .images import open_image
@@ -19,7 +20,7 @@ class PictureCodec(TextCodec):
     Args:
         processor: a processor of `transformers`, for one family of models that mark a picture by a token of its own.
         max_pixels: a picture's pixels that are not refused.
-        fetch: returns the bytes behind a URL, or raises `PromptError`.
+        fetch: returns the bytes behind a URL, or raises `ImageUrlError`.
     """
 
     def __init__(self, processor: Any, max_pixels: int, fetch: Callable[[str], bytes]):
@@ -55,7 +56,11 @@ class PictureCodec(TextCodec):
         return self._process(text, images)
 
     def _open(self, image: bytes | str) -> Image.Image:
-        return open_image(self._fetch(image) if isinstance(image, str) else image, self._max_pixels)
+        try:
+            data = self._fetch(image) if isinstance(image, str) else image
+        except ImageUrlError as error:
+            raise PromptError(str(error)) from None
+        return open_image(data, self._max_pixels)
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         """Apply the chat template; `transformers` does so in Jinja's immutable sandbox."""

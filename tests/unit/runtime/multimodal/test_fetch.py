@@ -1,0 +1,158 @@
+"""Fetching pictures from a real HTTP server on this machine."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from trition_repo_gen.runtime.image_urls import ImageUrlError
+from trition_repo_gen.runtime.multimodal import fetch as module
+from trition_repo_gen.runtime.multimodal.fetch import Fetcher
+from trition_repo_gen.runtime.settings import Settings
+
+PICTURE = b"\x89PNG" + bytes(3000)
+
+
+class Host:
+    """A server, and the paths that it was asked for."""
+
+    def __init__(self) -> None:
+        host = self
+        self.asked: list[str] = []
+        self.stop = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                host.asked.append(self.path)
+                host.answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+
+    def url(self, path: str, name: str = "127.0.0.1") -> str:
+        return f"http://{name}:{self.port}/{path}"
+
+    def answer(self, to: BaseHTTPRequestHandler) -> None:
+        path, _, rest = to.path[1:].partition("?")
+        if path == "moved":
+            to.send_response(302)
+            to.send_header("Location", rest)
+            to.end_headers()
+            return
+        if path == "missing":
+            to.send_error(404)
+            return
+        to.send_response(200)
+        if path in ("picture.png", "short"):
+            to.send_header("Content-Length", str(len(PICTURE) + (path == "short")))
+        if path == "compressed":
+            to.send_header("Content-Encoding", "gzip")
+        to.end_headers()
+        if path == "slow":  # one byte now and then, for as long as the test lasts
+            while not self.stop.wait(0.05):
+                to.wfile.write(b"x")
+            return
+        to.wfile.write(PICTURE)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    thread = threading.Thread(target=host.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield host
+    host.stop.set()
+    host.server.shutdown()
+    thread.join()
+    host.server.server_close()
+
+
+def fetcher(allowed: str = "127.0.0.1", *, mib: float = 1.0, seconds: float = 30.0) -> Fetcher:
+    return Fetcher(Settings(checkpoint="/c", multimodal=True, allow_image_urls=allowed, max_image_mib=mib), seconds)
+
+
+@pytest.mark.parametrize("path", ["picture.png", "of-unknown-length", "moved?/picture.png", "moved?/moved?picture.png"])
+def test_a_picture(host: Host, path: str) -> None:
+    assert fetcher()(host.url(path)) == PICTURE
+
+
+def test_path_and_query_are_sent_as_they_are(host: Host) -> None:
+    fetcher()(host.url("a%20b/c.png?w=1&h=2#part"))
+    assert host.asked == ["/a%20b/c.png?w=1&h=2"]
+
+
+def test_proxies_of_the_environment_are_not_asked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert fetcher()(host.url("picture.png")) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("missing", "its host answered 404"),
+        ("compressed", "it came compressed"),
+        ("short", "the connection (broke|failed)"),
+        ("moved?", "it redirects to nowhere"),
+        ("moved?/moved?/moved?/moved?/picture.png", "it redirects more than 3 times"),
+        ("moved?file:///etc/passwd", "neither http nor https"),
+        ("moved?http://169.254.169.254/latest/meta-data", r"fetches no images from 169\.254\.169\.254"),
+        ("moved?http://elsewhere.example.org/x", "fetches no images from elsewhere.example.org"),
+    ],
+)
+def test_what_does_not_come(host: Host, path: str, sentence: str) -> None:
+    with pytest.raises(ImageUrlError, match=sentence):
+        fetcher()(host.url(path))
+
+
+@pytest.mark.parametrize("path", ["picture.png", "of-unknown-length"])
+def test_a_picture_that_is_too_large(host: Host, path: str) -> None:
+    with pytest.raises(ImageUrlError, match="more than the 2048 bytes"):
+        fetcher(mib=2 / 1024)(host.url(path))
+
+
+def test_a_host_that_dribbles(host: Host) -> None:
+    with pytest.raises(ImageUrlError, match=r"it took longer than 0\.3 s"):
+        fetcher(seconds=0.3)(host.url("slow"))
+
+
+def test_an_inner_host_has_to_be_named(host: Host) -> None:
+    assert fetcher("localhost")(host.url("picture.png", "localhost")) == PICTURE
+    host.asked.clear()
+    for allowed in ("*", "local*", f"loc?lhost:{host.port}"):
+        with pytest.raises(ImageUrlError, match="inside a network that is not public"):
+            fetcher(allowed)(host.url("picture.png", "localhost"))
+    assert host.asked == []
+
+
+def test_nobody_is_there() -> None:
+    with pytest.raises(ImageUrlError, match="the connection failed"):
+        fetcher()("http://127.0.0.1:1/x")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:7f00:1::", False),
+    ],
+)
+def test_public_addresses(address: str, public: bool) -> None:
+    assert module._is_public(address) is public
