@@ -5,7 +5,7 @@
 #   docker build -t trgen .
 #   docker run --rm -v trgen-models:/models -v CHECKPOINTS:/checkpoints:ro trgen \
 #       build --megatron-checkpoint /checkpoints/llama --model-name llama --model-repository /models
-#   docker run --rm --init --gpus all --shm-size 4g -p 8000-8002:8000-8002 \
+#   docker run --rm --init --gpus all --shm-size 4g -p 8000-8002:8000-8002 -p 8080:8080 \
 #       -v trgen-models:/models -v CHECKPOINTS:/checkpoints:ro trgen
 
 # Both are Ubuntu 24.04 with CUDA 13.0, which the torch of locks/megatron-gpu.txt is built for. The environments made in

@@ -33,6 +33,7 @@ check: $(BASE)/.ready
 	$(BASE)/bin/mypy
 
 test: check environments
+	scripts/install-chromium
 	$(BASE)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # make bench  measure: command line, overhead over the engine, start

@@ -4,7 +4,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,11 +23,41 @@ class Load:
 
 
 def over_http(url: str, model: str, clients: int, prompts: Sequence[str], max_length: int) -> Load:
-    """Send all prompts to the `infer` endpoint, one a request, with `clients` of them in flight.
+    """Send all prompts to Triton's `infer` endpoint, one a request, with `clients` of them in flight.
 
     Every client is a thread with a connection of its own. They speak plain JSON: tritonclient takes milliseconds of a
     core for a request, which on a machine of few cores would be measured as the server's.
     """
+
+    def ask(connection: http.client.HTTPConnection, prompt: str) -> int:
+        answer = _post(connection, f"/v2/models/{model}/infer", _request(prompt, max_length))
+        (completion_tokens,) = (o for o in json.loads(answer)["outputs"] if o["name"] == "completion_tokens")
+        return int(completion_tokens["data"][0])
+
+    return _closed_loop(url, clients, prompts, ask)
+
+
+def over_rest(
+    url: str, model: str, clients: int, prompts: Sequence[str], max_length: int, *, stream: bool = False
+) -> Load:
+    """Do the same with the REST service's `/v1/completions`, greedily as `infer` does by default."""
+    wanted = {"model": model, "max_tokens": max_length, "temperature": 0, "stream": stream}
+    if stream:
+        wanted["stream_options"] = {"include_usage": True}
+
+    def ask(connection: http.client.HTTPConnection, prompt: str) -> int:
+        answer = _post(connection, "/v1/completions", json.dumps(wanted | {"prompt": prompt}).encode())
+        if stream:
+            answer = answer.split(b"\n\n")[-3].removeprefix(b"data: ")  # the usage; [DONE] and nothing come after it
+        return int(json.loads(answer)["usage"]["completion_tokens"])
+
+    return _closed_loop(url, clients, prompts, ask)
+
+
+def _closed_loop(
+    url: str, clients: int, prompts: Sequence[str], ask: Callable[[http.client.HTTPConnection, str], int]
+) -> Load:
+    """Let each client ask until no prompt is left; `ask` returns the new tokens of one answer."""
     waiting = iter(prompts)
     lock = threading.Lock()
     start = threading.Barrier(clients + 1)
@@ -36,21 +66,14 @@ def over_http(url: str, model: str, clients: int, prompts: Sequence[str], max_le
         tokens = 0
         connection = http.client.HTTPConnection(url, timeout=600)
         try:
-            connection.request("GET", "/v2/health/live")  # connects
-            connection.getresponse().read()
+            connection.connect()
             start.wait()
             while True:
                 with lock:
                     prompt = next(waiting, None)
                 if prompt is None:
                     return tokens
-                connection.request("POST", f"/v2/models/{model}/infer", _request(prompt, max_length))
-                response = connection.getresponse()
-                answer = json.loads(response.read())
-                if response.status != http.client.OK:
-                    raise RuntimeError(f"{response.status}: {answer}")
-                (completion_tokens,) = (o for o in answer["outputs"] if o["name"] == "completion_tokens")
-                tokens += completion_tokens["data"][0]
+                tokens += ask(connection, prompt)
         finally:
             connection.close()
 
@@ -60,6 +83,15 @@ def over_http(url: str, model: str, clients: int, prompts: Sequence[str], max_le
         started = time.perf_counter()
         tokens = sum(future.result() for future in futures)
         return Load(tokens, time.perf_counter() - started)
+
+
+def _post(connection: http.client.HTTPConnection, path: str, body: bytes) -> bytes:
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = response.read()
+    if response.status != http.client.OK:
+        raise RuntimeError(f"{response.status}: {answer[:1000]!r}")
+    return answer
 
 
 def _request(prompt: str, max_length: int) -> bytes:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import openai
+
 from tests.e2e.serving import PROMPTS
 from trition_repo_gen.clients import NemoQueryLLMPyTorch
 from trition_repo_gen.server import free_ports
@@ -13,7 +15,7 @@ from trition_repo_gen.server import free_ports
 def test_a_line_of_the_script_works_with_the_name_replaced(
     tmp_path: Path, checkpoints: dict[str, Path], megatron_python: Path
 ) -> None:
-    http, grpc, metrics = map(str, free_ports(3))
+    http, grpc, metrics, rest = map(str, free_ports(4))
     command = [
         *(Path(sys.executable).with_name("trgen"), "deploy", "--megatron_checkpoint", checkpoints["llama"]),
         *("--triton_model_name", "llama", "--triton_model_version", "1", "--triton_port", http),
@@ -29,6 +31,10 @@ def test_a_line_of_the_script_works_with_the_name_replaced(
             grpc,
             "--metrics-port",
             metrics,
+            "--server_port",
+            rest,
+            "--server_address",
+            "127.0.0.1",
         ),
     ]
     with (tmp_path / "log").open("wb") as log:
@@ -37,9 +43,12 @@ def test_a_line_of_the_script_works_with_the_name_replaced(
             output = NemoQueryLLMPyTorch(url=f"127.0.0.1:{http}", model_name="llama").query_llm(
                 prompts=PROMPTS[:1], max_length=20, top_k=1, init_timeout=300
             )
+            service = openai.OpenAI(base_url=f"http://127.0.0.1:{rest}/v1", api_key="none")
+            completion = service.completions.create(model="llama", prompt=PROMPTS[0], max_tokens=20, temperature=0)
         finally:
             deploy.send_signal(signal.SIGINT)
             code = deploy.wait()
 
     assert output["choices"][0]["text"][0, 0].strip().startswith("Yellow")
+    assert completion.choices[0].text == " Yellow."
     assert code == 0, (tmp_path / "log").read_text()[-3000:]

@@ -1,6 +1,7 @@
 """`trgen serve` with stock tritonserver and models without torch: it starts, it answers, nothing is left of it."""
 
 import contextlib
+import json
 import os
 import pty
 import select
@@ -9,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,14 +92,16 @@ def write_model(repository: Path, name: str, code: str) -> Path:
 
 
 class Trgen:
-    """A `trgen serve` process whose descendants can be told from all others."""
+    """A `trgen serve` process whose descendants can be told from all others; without the REST service unless asked."""
 
-    def __init__(self, repository: Path, *arguments: str, stderr: int = subprocess.PIPE) -> None:
+    def __init__(self, repository: Path, *arguments: str, stderr: int = subprocess.PIPE, rest: bool = False) -> None:
         self.mark = f"TRGEN_TEST={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
-        self.http, self.grpc, self.metrics = free_ports(3)
+        self.http, self.grpc, self.metrics, self.rest = free_ports(4)
         command = [TRGEN, "serve", "--model-repository", str(repository), "-tha", "127.0.0.1", "-tp", str(self.http)]
-        command += ["--grpc-port", str(self.grpc), "--metrics-port", str(self.metrics), *arguments]
+        command += ["--grpc-port", str(self.grpc), "--metrics-port", str(self.metrics)]
+        command += ["-sa", "127.0.0.1", "-sp", str(self.rest)] if rest else ["--no-rest"]
+        command += arguments
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | {name: value}
         )
@@ -190,7 +195,7 @@ def test_a_signal_while_models_load_leaves_nothing(serve, tmp_path, number, expe
 
 @pytest.mark.parametrize("moment", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0])
 def test_a_signal_at_any_moment_leaves_nothing(serve, tmp_path, moment):
-    trgen = serve(write_model(tmp_path, "answers", ANSWERS))
+    trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     time.sleep(moment)  # not a synchronisation: the moment is what is tested
     trgen.process.send_signal(signal.SIGTERM)
     trgen.finish()
@@ -252,14 +257,61 @@ def test_what_stands_after_the_dashes_goes_to_tritonserver_and_wins(serve, tmp_p
     assert "its-name" in log
 
 
-def test_says_that_there_is_no_rest_service(serve, tmp_path):
-    code, _, err = serve(tmp_path / "nowhere", "--server_port", "8081", "-sa", "127.0.0.1").finish()
-    assert code == 2
-    assert "note: --server-port and --server-address: this version starts no REST service." in err
+def test_the_rest_service_runs_beside(serve, tmp_path):
+    trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
+    assert f"rest: http://127.0.0.1:{trgen.rest}\n" in trgen.until("query:")
+    models = urllib.request.urlopen(f"http://127.0.0.1:{trgen.rest}/v1/models")
+    assert json.load(models)["data"] == []  # this one is of another kind
+    trgen.process.terminate()
+    code, _, log = trgen.finish()
+    assert code == 0, log
+    assert trgen.descendants() == []
+
+
+def test_the_rest_service_says_while_models_load_that_they_do(serve, tmp_path):
+    trgen = serve(write_model(tmp_path, "hangs", NEVER_LOADS), rest=True)
+    trgen.until("rest: ", "stderr")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://127.0.0.1:{trgen.rest}/v1/health")
+    trgen.process.terminate()
+    assert trgen.finish()[0] == 143
+    assert trgen.descendants() == []
+
+
+def test_a_dead_rest_service_is_told_of_and_tritonserver_serves_on(serve, tmp_path):
+    trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
+    trgen.until("query:")
+    (rest,) = (pid for pid in trgen.descendants() if b"rest" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
+    os.kill(rest, signal.SIGKILL)
+    trgen.until("The REST service has ended with code 137", "stderr")
+    assert ask(trgen.http, "plum") == "PLUM"
+    trgen.process.terminate()
+    assert trgen.finish()[0] == 0
+    assert trgen.descendants() == []
+
+
+@pytest.mark.parametrize("flags", [("--no-rest",), ("--server_port", "0")])
+def test_the_rest_service_can_be_turned_off(serve, tmp_path, flags):
+    trgen = serve(write_model(tmp_path, "answers", ANSWERS), *flags)
+    assert "rest:" not in trgen.until("query:")
+    trgen.process.terminate()
+    assert trgen.finish()[0] == 0
+
+
+def test_the_rest_services_port_and_keys_are_checked_before_anything_starts(serve, tmp_path):
+    repository = write_model(tmp_path, "answers", ANSWERS)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = serve(repository, "--server-port", port, rest=True).finish()
+    assert (code, err) == (2, f"trgen: Port {port} of 127.0.0.1 is in use; write another one with --server-port.\n")
+    code, _, err = serve(repository, "--api-key-file", "/nowhere", rest=True).finish()
+    assert (code, len(err.splitlines())) == (2, 1)
+    code, _, err = serve(repository, "--", "--allow-grpc=false", rest=True).finish()
+    assert (code, "over gRPC, which is turned off" in err) == (2, True)
 
 
 def test_nothing_survives_a_killed_trgen(serve, tmp_path):
-    trgen = serve(write_model(tmp_path, "answers", ANSWERS))
+    trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     trgen.until("query:")
     handles = [os.pidfd_open(pid) for pid in trgen.descendants()]
     trgen.process.kill()
@@ -272,7 +324,7 @@ def test_nothing_survives_a_killed_trgen(serve, tmp_path):
 
 
 def test_a_killed_tritonserver_ends_trgen(serve, tmp_path):
-    trgen = serve(write_model(tmp_path, "answers", ANSWERS))
+    trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     trgen.until("query:")
     (server,) = (pid for pid in trgen.descendants() if Path(f"/proc/{pid}/comm").read_text() == "tritonserver\n")
     os.kill(server, signal.SIGKILL)

@@ -123,6 +123,9 @@ def test_installed_trgen_runs(environment: Path, tmp_path: Path) -> None:
     package = Path(run(environment / "bin/python", "-c", located).strip())
     assert package.is_relative_to(environment)
     assert (package / "templates/model.py.j2").is_file()
+    assert (package / "rest/page/index.html").is_file()
+    assert (package / "rest/page/page.js").is_file()
+    run(environment / "bin/python", "-c", "import trition_repo_gen.rest.serving")
 
 
 def test_lock_holds_all_that_trgen_needs(environment: Path, checkout: Path) -> None:

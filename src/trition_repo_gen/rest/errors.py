@@ -22,6 +22,8 @@ _STATUSES = {
 }
 """HTTP statuses by the codes with which Triton refuses a request; any other is a 500."""
 
+UNSUPPORTED = "unsupported"
+"""The type of a validation error whose context has the name of the field to blame."""
 TIMEOUT = "timeout"
 """The code of an error that says only that an answer took too long."""
 _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
@@ -71,9 +73,12 @@ def from_triton(code: grpc.StatusCode | None, message: str | None) -> ApiError:
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """Return the error for the first thing that pydantic did not like in a request's body."""
-    error = errors[0]
+    """Return the error for one thing that pydantic did not like in a request's body."""
+    # Of a value that may be of several types, the one that it comes closest to has the longest path.
+    error = max(errors, key=lambda each: len(each["loc"]))
     path = list(error["loc"])[1:]  # the first is "body"
+    if error["type"] == UNSUPPORTED:
+        return ApiError(400, f"{error['msg']}.", param=error["ctx"]["name"])
     if error["type"] == "json_invalid":
         return ApiError(400, "The request's body is not JSON.")
     if not path:
@@ -81,20 +86,20 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     if error["type"] == "extra_forbidden":
         name = ".".join(map(str, path))
         return ApiError(400, f"Unrecognized request argument supplied: {name}.", param=name)
-    missing = error["type"] == "missing"
-    param = ".".join(map(str, path if missing else _real(path, body)))
-    if missing:
+    if error["type"] == "missing":
+        param = ".".join(map(str, [*_real(path[:-1], body), path[-1]]))
         return ApiError(400, f"You must provide {param}.", param=param)
+    param = ".".join(map(str, _real(path, body) or path[:1]))
     return ApiError(400, f"Invalid {param}: {error['msg']}.", param=param)
 
 
 def _real(path: list[Any], body: Any) -> list[Any]:
-    """Cut a path where it leaves the body: pydantic adds the names of a union's types."""
+    """Leave out the steps that the body does not have: pydantic adds the names of a union's types."""
     real = []
     for step in path:
         try:
             body = body[step]
         except (TypeError, KeyError, IndexError):
-            break
+            continue
         real.append(step)
-    return real or path[:1]
+    return real

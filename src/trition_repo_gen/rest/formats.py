@@ -12,7 +12,7 @@ from .answers import Ending, Piece
 from .errors import ApiError
 from .logprobs import chat_logprobs, completion_logprobs
 
-DONE = b"data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n"
 
 
 class Format(ABC):
@@ -52,7 +52,7 @@ class Format(ABC):
             choice = {"index": piece.row} | self._choice(piece.text, piece.ending)
             choices.append(choice | {"finish_reason": piece.ending.finish_reason})
         document = {**self._head, "object": self.document_kind, "choices": choices, "usage": self._usage(endings)}
-        return json.dumps(document, ensure_ascii=False).encode()
+        return _json(document).encode()
 
     async def events(self, pieces: AsyncGenerator[Piece], *, include_usage: bool) -> AsyncGenerator[bytes]:
         """Yield the server-sent events of a stream; closing the generator closes `pieces`.
@@ -61,8 +61,8 @@ class Format(ABC):
             ApiError: only before the first event. What goes wrong later is told as an event.
         """
         # Everything that is the same in all events is written once: this runs for every token of every client.
-        head = json.dumps(self._head | {"object": self.event_kind}, ensure_ascii=False)[:-1]
-        tail = ', "usage": null}\n\n' if include_usage else "}\n\n"
+        head = _json(self._head | {"object": self.event_kind})[:-1]
+        tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
         endings: dict[int, Ending] = {}
         texts: dict[int, list[str]] = {}
         async with aclosing(pieces):
@@ -74,23 +74,23 @@ class Format(ABC):
                         start = self._opening(piece.row, head, tail)
                     texts[piece.row].append(piece.text)
                     if piece.ending is None:
-                        choice = f'"index": {piece.row}, {self._delta(piece.text)}, "logprobs": null'
-                        choice = f'{{{choice}, "finish_reason": null}}'
+                        choice = f'"index":{piece.row},{self._delta(piece.text)},"logprobs":null'
+                        choice = f'{{{choice},"finish_reason":null}}'
                     else:
                         endings[piece.row] = piece.ending
                         last = self._last_delta(piece.text, "".join(texts[piece.row]), piece.ending)
                         last = {"index": piece.row, **last, "finish_reason": piece.ending.finish_reason}
-                        choice = json.dumps(last, ensure_ascii=False)
-                    yield f'{start}data: {head}, "choices": [{choice}]{tail}'.encode()
+                        choice = _json(last)
+                    yield f'{start}data: {head},"choices":[{choice}]{tail}'.encode()
             except ApiError as error:
                 if not texts:
                     raise
-                yield f"data: {json.dumps(error.body(), ensure_ascii=False)}\n\n".encode()
+                yield f"data: {_json(error.body())}\n\n".encode()
                 return
         if include_usage:
-            usage = json.dumps(self._usage([endings[row] for row in sorted(endings)]))
-            yield f'data: {head}, "choices": [], "usage": {usage}}}\n\n'.encode()
-        yield DONE
+            usage = _json(self._usage([endings[row] for row in sorted(endings)]))
+            yield f'data: {head},"choices":[],"usage":{usage}}}\n\n'.encode()
+        yield _DONE
 
     def _opening(self, row: int, head: str, tail: str) -> str:
         """Return the event before a row's first text, if there is one."""
@@ -113,7 +113,7 @@ class CompletionFormat(Format):
         return {"text": text, "logprobs": completion_logprobs(text, ending)}
 
     def _delta(self, text: str) -> str:
-        return f'"text": {json.dumps(text, ensure_ascii=False)}'
+        return f'"text":{_json(text)}'
 
     def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
         return {"text": text, "logprobs": completion_logprobs(whole, ending)}
@@ -131,11 +131,15 @@ class ChatFormat(Format):
         return {"message": message, "logprobs": chat_logprobs(ending)}
 
     def _delta(self, text: str) -> str:
-        return f'"delta": {{"content": {json.dumps(text, ensure_ascii=False)}}}'
+        return f'"delta":{{"content":{_json(text)}}}'
 
     def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
         return {"delta": {"content": text} if text else {}, "logprobs": chat_logprobs(ending)}
 
     def _opening(self, row: int, head: str, tail: str) -> str:
-        choice = f'"index": {row}, "delta": {{"role": "assistant", "content": ""}}'
-        return f'data: {head}, "choices": [{{{choice}, "logprobs": null, "finish_reason": null}}]{tail}'
+        choice = f'"index":{row},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null'
+        return f'data: {head},"choices":[{{{choice}}}]{tail}'
+
+
+# `json.dumps` with arguments makes an encoder each time.
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
+from .errors import UNSUPPORTED
+
 _MAX_INT = 2**31 - 1
 
 _Count = Annotated[int, Field(ge=1, le=_MAX_INT)]
@@ -74,10 +76,10 @@ class _Request(BaseModel):
         for name, neutral in _NEUTRAL.items():
             value = getattr(self, name, None)
             if value is not None and value not in neutral:
-                raise PydanticCustomError("unsupported", "{name} is not supported", {"name": name})
+                raise PydanticCustomError(UNSUPPORTED, "{name} is not supported", {"name": name})
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError(
-                "unsupported", "{name} is only allowed when stream is true", {"name": "stream_options"}
+                UNSUPPORTED, "{name} is only allowed when stream is true", {"name": "stream_options"}
             )
         return self
 

@@ -114,8 +114,7 @@ class RunningCompanion:
                 if self.announcement is None and line.startswith(self._companion.ready_line):
                     self.announcement = line
                     os.eventfd_write(self._announced, 1)
-                else:
-                    self._on_line(line)
+                self._on_line(line)
 
     def _close_handle(self) -> None:
         if self._ended is not None:

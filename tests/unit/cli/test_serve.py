@@ -11,7 +11,7 @@ from trition_repo_gen import server
 from trition_repo_gen.cli import app
 from trition_repo_gen.cli.serve import ServeFlags
 from trition_repo_gen.errors import ServerError
-from trition_repo_gen.server import ServeOptions
+from trition_repo_gen.server import Companion, ServeOptions
 
 
 def trgen(line: str) -> Result:
@@ -19,11 +19,20 @@ def trgen(line: str) -> Result:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, str | None]]:
+def companions() -> list[Companion | None]:
+    """What would have run beside each server."""
+    return []
+
+
+@pytest.fixture
+def served(
+    monkeypatch: pytest.MonkeyPatch, companions: list[Companion | None]
+) -> list[tuple[ServeOptions, str | None]]:
     """What would have been served; the server says that it ended with code 7."""
     calls: list[tuple[ServeOptions, str | None]] = []
 
-    def serve(options: ServeOptions, *, tritonserver: str | None = None) -> int:
+    def serve(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> int:
+        companions.append(companion)
         calls.append((options, tritonserver))
         return 7
 
@@ -66,11 +75,35 @@ def test_the_program(served: list[tuple[ServeOptions, str | None]]) -> None:
     assert served[0][1] == "/opt/it"
 
 
-def test_flags_of_the_rest_service_are_noted(served: list[tuple[ServeOptions, str | None]]) -> None:
-    assert trgen("serve -sp 8081").stderr == "note: --server-port: this version starts no REST service.\n"
-    both = trgen("serve --server_port 8081 --server_address 0.0.0.0")
-    assert both.stderr == "note: --server-port and --server-address: this version starts no REST service.\n"
-    assert len(served) == 2
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", ("0.0.0.0", 8080)),
+        ("-sp 8081 -sa ::1", ("::1", 8081)),
+        ("--server_port 8081 --server_address 127.0.0.1", ("127.0.0.1", 8081)),
+    ],
+)
+def test_the_rest_service(
+    served: list[tuple[ServeOptions, str | None]],
+    companions: list[Companion | None],
+    line: str,
+    expected: tuple[str, int],
+) -> None:
+    trgen(f"serve {line} --max-body-mib 3")
+    (companion,) = companions
+    assert companion is not None
+    assert (companion.endpoint.address, companion.endpoint.port) == expected
+    assert {f"--server-address={expected[0]}", f"--server-port={expected[1]}", "--max-body-mib=3"} <= set(
+        companion.command
+    )
+
+
+@pytest.mark.parametrize("line", ["--no-rest", "--no_rest -sp 8081", "--server-port 0"])
+def test_no_rest_service(
+    served: list[tuple[ServeOptions, str | None]], companions: list[Companion | None], line: str
+) -> None:
+    trgen(f"serve {line}")
+    assert companions == [None]
 
 
 @pytest.mark.parametrize("line", ["-tp 0", "-tp 65536", "--grpc-port many", "--metrics-port -1", "--unknown"])
@@ -86,7 +119,7 @@ def test_a_repository_without_its_flag() -> None:
 
 
 def test_deploy_refuses_a_port_in_use_before_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(options: ServeOptions, *, tritonserver: str | None = None) -> None:
+    def check(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> None:
         raise ServerError(f"Port {options.http_port} is in use.")
 
     monkeypatch.setattr(server, "check", check)

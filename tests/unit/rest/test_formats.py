@@ -1,0 +1,90 @@
+"""Documents and events, and log-probabilities in both shapes."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from trition_repo_gen.rest.answers import Ending, Piece
+from trition_repo_gen.rest.errors import ApiError
+from trition_repo_gen.rest.formats import ChatFormat, CompletionFormat, Format
+from trition_repo_gen.rest.logprobs import chat_logprobs, completion_logprobs
+
+
+def ending(prompt: int = 3, completion: int = 2, **values: Any) -> Ending:
+    return Ending("stop", prompt, completion, **values)
+
+
+def events(form: Format, *pieces: Piece | ApiError, usage: bool = False) -> list[Any]:
+    async def come() -> AsyncGenerator[Piece]:
+        for piece in pieces:
+            if isinstance(piece, ApiError):
+                raise piece
+            yield piece
+
+    async def collect() -> bytes:
+        return b"".join([event async for event in form.events(come(), include_usage=usage)])
+
+    lines = [line.removeprefix("data: ") for line in asyncio.run(collect()).decode().split("\n\n") if line]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def test_usage_counts_a_prompt_once_for_all_its_choices() -> None:
+    pieces = [Piece(row, "x", ending(prompt=[3, 3, 5, 5][row])) for row in range(4)]
+    document = json.loads(CompletionFormat("m", 2).document(pieces))
+    assert document["usage"] == {"prompt_tokens": 8, "completion_tokens": 8, "total_tokens": 16}
+    assert [choice["index"] for choice in document["choices"]] == [0, 1, 2, 3]
+
+
+def test_a_chat_stream_begins_with_the_role_and_ends_with_the_usage() -> None:
+    role, text, last, usage, done = events(ChatFormat("m", 1), Piece(0, 'a"\n'), Piece(0, "é", ending()), usage=True)
+    assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert text["choices"] == [{"index": 0, "delta": {"content": 'a"\n'}, "logprobs": None, "finish_reason": None}]
+    assert last["choices"] == [{"index": 0, "delta": {"content": "é"}, "logprobs": None, "finish_reason": "stop"}]
+    assert [each["usage"] for each in (role, text, last)] == [None] * 3
+    assert (usage["choices"], usage["usage"]["total_tokens"]) == ([], 5)
+    assert done == "[DONE]"
+    assert {each["object"] for each in (role, text, last, usage)} == {"chat.completion.chunk"}
+
+
+def test_a_stream_without_usage_does_not_mention_it() -> None:
+    *chunks, done = events(CompletionFormat("m", 1), Piece(0, "a"), Piece(0, "", ending()))
+    assert all("usage" not in chunk for chunk in chunks)
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["a", ""]
+    assert done == "[DONE]"
+
+
+def test_what_goes_wrong_is_an_error_before_the_first_event_and_an_event_after_it() -> None:
+    with pytest.raises(ApiError):
+        events(ChatFormat("m", 1), ApiError(503, "gone"))
+    *_, last = events(ChatFormat("m", 1), Piece(0, "a"), ApiError(503, "gone"))
+    assert last["error"]["message"] == "gone"
+
+
+def test_offsets_pass_over_what_does_not_stand_in_the_text() -> None:
+    values = ending(log_probs=[-0.5] * 4, tokens=["ab", "ç", "Į", "</s>"], top_logprobs=[{"ab": -0.5}] * 4)
+    shape = completion_logprobs("ab猫", values)
+    assert shape is not None
+    assert shape["text_offset"] == [0, 2, 2, 2]
+    assert shape["token_logprobs"] == [-0.5] * 4
+
+
+def test_an_echoed_prompts_first_token_has_no_log_probability() -> None:
+    shape = completion_logprobs("Hi!", ending(log_probs=[-1.0, -2.0], tokens=["H", "i", "!"]))
+    assert shape == {
+        "tokens": ["H", "i", "!"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": None,
+        "text_offset": [0, 1, 2],
+    }
+
+
+def test_the_chats_shape() -> None:
+    shape = chat_logprobs(ending(log_probs=[-0.25], tokens=["a"], top_logprobs=[{"a": -0.25, "ç": -2.0}]))
+    assert shape is not None
+    (token,) = shape["content"]
+    assert (token["token"], token["logprob"], token["bytes"]) == ("a", -0.25, [97])
+    assert token["top_logprobs"][1] == {"token": "ç", "logprob": -2.0, "bytes": None}
+    assert chat_logprobs(ending()) is None

@@ -1,0 +1,159 @@
+"""From OpenAI's bodies to the wire, and what is refused on the way."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from trition_repo_gen.rest.catalog import Model
+from trition_repo_gen.rest.errors import ApiError, from_validation
+from trition_repo_gen.rest.requests import ChatRequest, CompletionRequest
+from trition_repo_gen.rest.rows import chat_rows, completion_rows
+
+OUTPUTS = frozenset(["sentences", "log_probs", "tokens"])
+TEXT = Model(
+    name="m", created=0, inputs=frozenset(["prompts"]), outputs=OUTPUTS, stream_name="m_stream", max_length=100
+)
+PICTURES = Model(
+    name="p", created=0, inputs=frozenset(["prompts", "images"]), outputs=frozenset(), stream_name=None, max_length=None
+)
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def completion(**fields: Any) -> list[Any]:
+    return completion_rows(CompletionRequest.model_validate({"model": "m", "prompt": "a"} | fields), TEXT)
+
+
+def chat(model: Model = TEXT, **fields: Any) -> list[Any]:
+    return chat_rows(ChatRequest.model_validate({"model": "m", "messages": HELLO} | fields), model)
+
+
+def test_openais_defaults() -> None:
+    assert completion() == [{"prompts": "a", "temperature": 1.0, "top_k": 0, "max_length": 16}]
+    (row,) = chat()
+    assert row == {
+        "prompts": json.dumps(HELLO),
+        "apply_chat_template": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "max_length": 100,  # until the sequence is full
+    }
+    assert "max_length" not in chat(PICTURES)[0]  # the model's own default
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"top_p": 1}, {}),
+        ({"top_p": 0.5}, {"top_p": 0.5}),
+        ({"top_p": 0}, {"top_k": 1}),
+        ({"top_k": 5}, {"top_k": 5}),
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"stop": "ß"}, {"stop_words": '["ß"]'}),
+        ({"stop": ["a", "b"]}, {"stop_words": '["a", "b"]'}),
+        ({"seed": 3}, {"random_seed": 3}),
+        ({"min_tokens": 2}, {"min_length": 2}),
+        ({"max_tokens": 7, "ignore_eos": True}, {"max_length": 7, "min_length": 7}),
+        ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"presence_penalty": 0, "logit_bias": {}, "user": "me", "seed": None}, {}),
+    ],
+)
+def test_sampling(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    wanted = {"prompts": "a", "temperature": 1.0, "top_k": 0, "max_length": 16} | expected
+    assert completion(**fields) == [wanted]
+    assert chat(**fields)[0].items() >= expected.items()
+
+
+def test_choices_of_several_prompts_have_seeds_of_their_own() -> None:
+    rows = completion(prompt=["a", "b"], n=2, seed=2**63 - 1)
+    assert [(row["prompts"], row["random_seed"]) for row in rows] == [
+        ("a", 2**63 - 1),
+        ("a", 0),
+        ("b", 2**63 - 1),
+        ("b", 0),
+    ]
+
+
+def test_log_probabilities() -> None:
+    assert completion(logprobs=0)[0].items() >= {"compute_logprob": True}.items()
+    assert completion(logprobs=2)[0]["n_top_logprobs"] == 2
+    assert "n_top_logprobs" not in chat(logprobs=True)[0]
+    assert chat(logprobs=True, top_logprobs=3)[0]["n_top_logprobs"] == 3
+    with pytest.raises(ApiError, match="gives no log-probabilities"):
+        chat(PICTURES, logprobs=True)
+    with pytest.raises(ApiError, match="top_logprobs is only allowed when logprobs is true"):
+        chat(top_logprobs=3)
+
+
+def test_messages_of_a_text_model() -> None:
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]
+    messages = [{"role": "developer", "content": "Be brief"}, {"role": "user", "content": parts, "name": "me"}]
+    assert json.loads(chat(messages=messages)[0]["prompts"]) == [
+        {"role": "system", "content": "Be brief"},
+        {"role": "user", "content": "One\nTwo", "name": "me"},
+    ]
+
+
+def test_images_go_into_their_own_tensor() -> None:
+    def ask(*urls: str) -> Any:
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        return chat(PICTURES, messages=[{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}])[0]
+
+    one = ask("data:image/png;base64,AA==")
+    assert one["images"] == "data:image/png;base64,AA=="
+    assert json.loads(one["prompts"]) == [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    ]
+    assert json.loads(ask("data:a", "https://b")["images"]) == ["data:a", "https://b"]
+    assert "images" not in ask()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "param", "says"),
+    [
+        (CompletionRequest, {"prompt": None}, "prompt", "Invalid prompt"),
+        (CompletionRequest, {"max_tokns": 1}, "max_tokns", "Unrecognized request argument supplied: max_tokns"),
+        (CompletionRequest, {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        (CompletionRequest, {"temperature": 3}, "temperature", "less than or equal to 2"),
+        (CompletionRequest, {"stop": [""]}, "stop.0", "at least 1 character"),
+        (CompletionRequest, {"suffix": "x"}, "suffix", "suffix is not supported"),
+        (CompletionRequest, {"best_of": 2}, "best_of", "best_of is not supported"),
+        (CompletionRequest, {"logit_bias": {"1": 2}}, "logit_bias", "logit_bias is not supported"),
+        (CompletionRequest, {"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        (CompletionRequest, {"stream_options": {}}, "stream_options", "only allowed when stream is true"),
+        (ChatRequest, {"tools": [{"type": "function"}]}, "tools", "tools is not supported"),
+        (ChatRequest, {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        (ChatRequest, {"messages": []}, "messages", "at least 1 item"),
+        (ChatRequest, {"messages": [{"role": "king"}]}, "messages.0.role", "Input should be"),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}]},
+            "messages.0.content.0.image_url.url",
+            "match pattern",
+        ),
+    ],
+)
+def test_mistakes(kind: Any, fields: dict[str, Any], param: str, says: str) -> None:
+    body = {"model": "m", "prompt": "a"} if kind is CompletionRequest else {"model": "m", "messages": HELLO}
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body | fields)
+    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
+    error = from_validation(errors, body | fields)
+    assert (error.status_code, error.param) == (400, param)
+    assert says in error.detail
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [[1], [2]], []])
+def test_prompts_that_are_no_text(prompt: Any) -> None:
+    with pytest.raises(ApiError, match="token ids are not supported"):
+        completion(prompt=prompt)
+
+
+def test_too_many_answers_and_images_for_a_text_model() -> None:
+    with pytest.raises(ApiError, match="128 answers at most"):
+        completion(prompt=["a"] * 65, n=2)
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    with pytest.raises(ApiError, match="'m' takes no images"):
+        chat(messages=image)
