@@ -7,6 +7,7 @@ trainer, its strategy and its `generate` have no part in it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -104,7 +105,8 @@ def _without_tensorstore() -> None:
     strategies = importlib.import_module("megatron.core.dist_checkpointing.strategies")
     name = f"{strategies.__name__}.tensorstore"
     if importlib.util.find_spec(name) is None:
-        sys.modules[name] = strategies.tensorstore = ModuleType(name)
+        sys.modules[name] = ModuleType(name)
+        setattr(strategies, "tensorstore", sys.modules[name])  # noqa: B010  # the module's type knows no such name
 
 
 def _adapt(config: Any, settings: Settings) -> None:
