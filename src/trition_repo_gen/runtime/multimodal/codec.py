@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from ..image_urls import ImageUrlError
-from ..image_urls import ImageUrlError
 from ..protocol import Row
 from ..ranks.text import Pictures, Prompt, PromptError, TextCodec, messages_of
 from .images import open_image
