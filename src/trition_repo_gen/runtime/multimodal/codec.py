@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ..image_urls import ImageUrlError
@@ -74,10 +73,10 @@ class PictureCodec(TextCodec):
 
     def _process(self, text: str, images: list[Image.Image]) -> Prompt:
         try:
-            features = self._processor(text=[text], images=images, return_tensors="np")
+            features = self._processor(text=[text], images=images, return_tensors="pt")
         except ValueError as error:  # such as a picture two hundred times as long as wide
             raise PromptError(f"The model's processor refuses these pictures: {error}.") from None
-        patches = np.ascontiguousarray(features["pixel_values"], dtype=np.float32)
+        patches = features["pixel_values"].float().contiguous().numpy()
         return Prompt(
             text,
             features["input_ids"][0].tolist(),

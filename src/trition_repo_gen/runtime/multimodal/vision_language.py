@@ -107,7 +107,11 @@ class NemoQwen2VL(VisionLanguage):
 
     def look(self, patches: Tensor, grids: Tensor) -> PictureFeatures:
         """See `VisionLanguage.look`."""
-        return PictureFeatures(self.model.vision_projection(self.model.vision_model(patches, grid_thw=grids)))
+        embeddings = self.model.vision_projection(self.model.vision_model(patches, grid_thw=grids))
+        if self.model.model_version == "qwen25-vl":
+            # Its tower works window by window and leaves the tokens in that order.
+            embeddings = embeddings[torch.argsort(self.model.vision_model.window_index)]
+        return PictureFeatures(embeddings)
 
 
 class BridgeQwen25VL(VisionLanguage):
