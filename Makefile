@@ -1,4 +1,5 @@
 # make demo   serve a tiny model with stock tritonserver on this machine's CPU and ask it two questions
+# make demo-multimodal  the same with a model that is asked about a picture
 # make test   everything that continuous integration checks
 # make help   the rest
 
@@ -7,6 +8,7 @@ UV_VERSION := 0.13.9
 UV := .uv/bin/uv
 BASE := .venv
 MEGATRON := .envs/megatron
+NEMO := .envs/nemo
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,16 +17,22 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 export UV_PYTHON_DOWNLOADS := never
 export TRGEN_RANK_PYTHON ?= $(CURDIR)/$(MEGATRON)/bin/python
+export TRGEN_NEMO_PYTHON ?= $(CURDIR)/$(NEMO)/bin/python
 
-.PHONY: help demo test check bench bench-gpu environments lock clean
+.PHONY: help demo demo-multimodal test check bench bench-gpu environments lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
-environments: $(BASE)/.ready $(MEGATRON)/.ready
+# One fetches and unpacks while another is compiled to bytecode.
+environments: $(UV)
+	$(MAKE) -j 2 $(BASE)/.ready $(MEGATRON)/.ready $(NEMO)/.ready
 
 demo: environments
 	$(BASE)/bin/python examples/demo.py
+
+demo-multimodal: environments
+	$(BASE)/bin/python examples/demo_multimodal.py
 
 # make check  only the linters and the type checker
 check: $(BASE)/.ready
@@ -52,8 +60,10 @@ lock: $(UV)
 	    $(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
 	        locks/$$lock.in -o locks/$$lock.txt; \
 	done
-	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
-	    --override locks/megatron-overrides.txt locks/megatron.in -o locks/megatron.txt
+	for lock in megatron nemo; do \
+	    $(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
+	        --override locks/$$lock-overrides.txt locks/$$lock.in -o locks/$$lock.txt; \
+	done
 	$(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
 	    --python-platform x86_64-manylinux_2_28 \
 	    --override locks/megatron-gpu-overrides.txt locks/megatron-gpu.in -o locks/megatron-gpu.txt
@@ -73,4 +83,8 @@ $(BASE)/.ready: locks/base.txt pyproject.toml | $(UV)
 
 $(MEGATRON)/.ready: locks/megatron.txt | $(UV)
 	scripts/install-environment $(UV) $(PYTHON) locks/megatron.txt $(MEGATRON)
+	touch $@
+
+$(NEMO)/.ready: locks/nemo.txt | $(UV)
+	scripts/install-environment $(UV) $(PYTHON) locks/nemo.txt $(NEMO)
 	touch $@
