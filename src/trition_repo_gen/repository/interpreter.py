@@ -79,7 +79,7 @@ def check(python: str, checkpoint: Checkpoint) -> list[str]:
     if not missing:
         return []
     sentence = (
-        f"The ranks' Python, {python}, has no {' and no '.join(missing)}, so it cannot load this checkpoint: "
+        f"The ranks' Python, {python}, has no {missing[0]}, so it cannot load this checkpoint: "
         f"install {need.lock} there with scripts/install-environment, or name another one with --rank-python"
     )
     if python == _DEFAULT:

@@ -60,7 +60,7 @@ def test_the_default_may_be_another_one_where_it_serves(
     python.with_name("python3").symlink_to(python)
     monkeypatch.setenv("PATH", str(python.parent), prepend=":")
     (note,) = check("python3", nemo2)
-    assert "python3, has no nemo-toolkit and no" in note
+    assert "python3, has no nemo-toolkit, so it" in note
     assert note.endswith("or RANK_PYTHON in config.pbtxt.")
 
 
