@@ -8,13 +8,13 @@ from trition_repo_gen.runtime.settings import CheckpointKind, Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A whole checkpoint of a text model. Sizes are those of the model, not of one rank's share."""
+    """A whole checkpoint. Sizes are those of the (language) model, not of one rank's share."""
 
     kind: CheckpointKind
     root: Path
     """The folder with the tracker file; the iteration folder itself where that stands alone."""
     iteration: Path
-    """The folder with the weights, absolute; symbolic links are kept."""
+    """What the ranks load, absolute; symbolic links are kept: the iteration's folder, of NeMo 2.0 the root."""
     family: str
     """What the model calls itself, for people: `llama`, `qwen3_moe`, `gemma2`, `gpt` …"""
     dtype: Dtype
@@ -42,6 +42,13 @@ class Checkpoint:
     moe_shared_expert_size: int = 0
     has_dense_layers: bool = True
     """Whether any layer has a feed-forward network without experts."""
+
+    multimodal: bool = False
+    num_vision_attention_heads: int = 0
+    """0 where the ranks do not share the vision tower's layers."""
+    vision_ffn_hidden_size: int = 0
+    processor: str = ""
+    """A folder or a hub's name; empty where the checkpoint holds it, or the user names one."""
 
     tokenizer: str
     """A folder, or the name of a tokenizer on a hub."""

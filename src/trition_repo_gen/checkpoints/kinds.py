@@ -34,9 +34,8 @@ def foreign(path: Path) -> str | None:
                 "with Megatron-Bridge's AutoBridge.import_ckpt."
             )
         return f"{path} is a file; write the checkpoint's folder."
-    if path.name in ("context", "weights") and _is_nemo2(path.parent):
-        path = path.parent
-    if _is_nemo2(path):
+    if nemo2 := nemo2_root(path):
+        path = nemo2
         return (
             f"{path} is a NeMo 2.0 checkpoint; write --multimodal --nemo-checkpoint {path} if it is a multimodal "
             "model, and convert an LLM with Megatron-Bridge."
@@ -59,8 +58,17 @@ def foreign(path: Path) -> str | None:
     return None
 
 
-def _is_nemo2(path: Path) -> bool:
-    return (path / "context").is_dir() and (path / "weights").is_dir()
+def nemo2_root(path: Path) -> Path | None:
+    """Return the root of a NeMo 2.0 checkpoint, whole or half-written, of which `path` is the root or a part."""
+    for root in [path, path.parent] if path.name in ("context", "weights") else [path]:
+        if (root / "context" / "io.json").is_file() or ((root / "context").is_dir() and (root / "weights").is_dir()):
+            return root
+    return None
+
+
+def is_megatron_bridge(path: Path) -> bool:
+    """Whether `path` is the root or an iteration of a Megatron-Bridge checkpoint."""
+    return (path / TRACKER).is_file() or (path / RUN_CONFIG).is_file() or bool(iterations(path))
 
 
 def _has_hugging_face_weights(path: Path) -> bool:

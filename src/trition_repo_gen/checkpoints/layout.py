@@ -76,6 +76,11 @@ def check(checkpoint: Checkpoint, layout: Layout) -> tuple[Layout, list[str]]:
         LayoutError: the model cannot be cut that way, or there are too few GPUs for it.
     """
     notes: list[str] = []
+    if checkpoint.multimodal and layout.context_parallel_size > 1:
+        raise LayoutError(
+            "A multimodal model is not cut by context; write --context-parallel-size 1, and --tensor-parallel-size "
+            "or --num-gpus for more ranks."
+        )
     _check_tensor(checkpoint, layout.tensor_parallel_size)
     _check_pipeline(checkpoint, layout, notes)
     layout = _resolve_experts(checkpoint, layout, notes)
@@ -120,6 +125,10 @@ def _check_tensor(checkpoint: Checkpoint, size: int) -> None:
             return f"shared experts with a feed-forward size of {checkpoint.moe_shared_expert_size}"
         if checkpoint.vocab_size and not checkpoint.pads_vocab and checkpoint.vocab_size % ranks:
             return f"a vocabulary of {checkpoint.vocab_size}"
+        if checkpoint.num_vision_attention_heads % ranks:
+            return f"{checkpoint.num_vision_attention_heads} attention heads in its vision tower"
+        if checkpoint.vision_ffn_hidden_size % ranks:
+            return f"a feed-forward size of {checkpoint.vision_ffn_hidden_size} in its vision tower"
         return None
 
     if what := obstacle(size):

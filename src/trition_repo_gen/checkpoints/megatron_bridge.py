@@ -8,30 +8,30 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trition_repo_gen.checkpoints import kinds, run_config
+from trition_repo_gen.checkpoints import families, kinds, processors, run_config, shards
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
+from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
 from trition_repo_gen.runtime.settings import Dtype
 
-# What the shards' index says of its files. The index is a pickle, which is never loaded here: the names of the
-# shards stand in it as plain bytes.
-_SHARD_NAME = re.compile(rb"__\d+_\d+\.distcp")
 _PROVIDER_SUFFIX = re.compile(r"(Model)?(Provider|Config)$")
 
 
-def read(path: Path, *, needs_tokenizer: bool = True) -> Checkpoint:
+def read(path: Path, *, multimodal: bool = False, needs_tokenizer: bool = True) -> Checkpoint:
     """Return what the checkpoint at `path`, its root or one of its `iter_*` folders, says about itself.
 
     Args:
         path: a folder.
-        needs_tokenizer: False where the user names a tokenizer, so that the checkpoint need not hold one.
+        multimodal: whether it has to be a model with pictures or one without.
+        needs_tokenizer: False where the user names a tokenizer (of a multimodal model: a processor), so that the
+            checkpoint need not hold one.
 
     Raises:
-        CheckpointError: the checkpoint is missing, half-written, damaged, of another kind, or no text model.
+        CheckpointError: the checkpoint is missing, half-written, damaged, of another kind, or not served.
     """
     path = path.expanduser().absolute()
     try:
-        return _read(path, needs_tokenizer)
+        return _read(path, multimodal, needs_tokenizer)
     except OSError as error:
         raise CheckpointError(
             f"{error.filename or path} cannot be read: {error.strerror or error}; "
@@ -39,7 +39,7 @@ def read(path: Path, *, needs_tokenizer: bool = True) -> Checkpoint:
         ) from None
 
 
-def _read(path: Path, needs_tokenizer: bool) -> Checkpoint:
+def _read(path: Path, multimodal: bool, needs_tokenizer: bool) -> Checkpoint:
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint at {path}; write the path of a Megatron-Bridge checkpoint.")
     if sentence := kinds.foreign(path):
@@ -47,8 +47,8 @@ def _read(path: Path, needs_tokenizer: bool) -> Checkpoint:
     root, iteration = _find_iteration(path)
     weights_bytes = _check_complete(iteration)
     config = run_config.load(iteration / kinds.RUN_CONFIG)
-    _check_served(iteration, config)
-    return _checkpoint(root, iteration, config, weights_bytes, needs_tokenizer)
+    family = _check_served(iteration, config, multimodal)
+    return _checkpoint(root, iteration, config, weights_bytes, needs_tokenizer, family)
 
 
 def _find_iteration(path: Path) -> tuple[Path, Path]:
@@ -91,23 +91,15 @@ def _check_complete(iteration: Path) -> int:
             f"{iteration} is a Megatron-LM checkpoint without {kinds.RUN_CONFIG}; load it with Megatron-Bridge's "
             "load_megatron_model and save it with save_megatron_model."
         )
-    for name in (kinds.RUN_CONFIG, kinds.DCP_METADATA):
-        file = iteration / name
-        if not file.is_file() or file.stat().st_size == 0:
-            raise half_written(f"{name} is {'empty' if file.is_file() else 'missing'}")
-    sizes = {file.name: file.stat().st_size for file in iteration.glob("*.distcp")}
-    named = {name.decode() for name in _SHARD_NAME.findall((iteration / kinds.DCP_METADATA).read_bytes())}
-    if missing := sorted(named - sizes.keys()):
-        count = f"{len(missing)} of {len(named)} shards are" if len(missing) > 1 else "one shard is"
-        raise half_written(f"{count} missing ({missing[0]})")
-    if not sizes:
-        raise half_written("it has no *.distcp shard")
-    if empty := sorted(name for name, size in sizes.items() if size == 0):
-        raise half_written(f"the shard {empty[0]} is empty")
-    return sum(sizes.values())
+    try:
+        shards.require(iteration / kinds.RUN_CONFIG)
+        return shards.size(iteration)
+    except shards.IncompleteError as error:
+        raise half_written(str(error)) from None
 
 
-def _check_served(iteration: Path, config: dict[str, Any]) -> None:
+def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> Family | None:
+    """Return the family of a model with pictures, None for a language model."""
     saved_as = (config.get("checkpoint") or {}).get("ckpt_format") or "torch_dist"
     if saved_as != "torch_dist":
         raise CheckpointError(f"{iteration} was saved as {saved_as}; save it with checkpoint.ckpt_format torch_dist.")
@@ -117,12 +109,31 @@ def _check_served(iteration: Path, config: dict[str, Any]) -> None:
             "merge both with Megatron-Bridge and write the merged checkpoint."
         )
     provider = run_config.target(config["model"])
-    if "vision_config" in config["model"] or re.search(r"VL|Vision|Omni|Llava|Audio|T5", provider):
-        raise CheckpointError(f"{iteration} is a {provider}; this version serves decoder-only text models only.")
+    has_pictures = "vision_config" in config["model"] or re.search(r"VL|Vision|Omni|Llava|Audio|GLM45V", provider)
+    if not has_pictures:
+        if re.search(r"T5", provider):
+            raise CheckpointError(f"{iteration} is a {provider}; of models of text only decoders are served.")
+        if multimodal:
+            raise CheckpointError(f"{iteration} is a {provider}, which reads text only; leave out --multimodal.")
+        return None
+    family = families.MEGATRON_BRIDGE.get(provider, Family(provider, "it is not known here"))
+    if not family.served:
+        raise CheckpointError(
+            f"{iteration} is a {family.name} model, which is not served: {family.reason}; "
+            f"of Megatron-Bridge's multimodal models {families.served(families.MEGATRON_BRIDGE)} are."
+        )
+    if not multimodal:
+        raise CheckpointError(f"{iteration} is a {family.name} model, which reads pictures; write --multimodal, too.")
+    return family
 
 
 def _checkpoint(
-    root: Path, iteration: Path, config: dict[str, Any], weights_bytes: int, needs_tokenizer: bool
+    root: Path,
+    iteration: Path,
+    config: dict[str, Any],
+    weights_bytes: int,
+    needs_tokenizer: bool,
+    multimodal: Family | None,
 ) -> Checkpoint:
     # Builders nest the sizes under `transformer`, providers have them side by side.
     model = {**config["model"], **(config["model"].get("transformer") or {})}
@@ -139,12 +150,17 @@ def _checkpoint(
 
     heads, hidden, experts = size("num_attention_heads"), size("hidden_size"), model.get("num_moe_experts") or 0
     ffn = size("ffn_hidden_size", 4 * hidden)
-    tokenizer, tokenizer_type = _tokenizer(iteration, config.get("tokenizer") or {}, needs_tokenizer)
+    tokenizer, tokenizer_type, processor, vision = "", "", "", None
+    if multimodal is None:
+        tokenizer, tokenizer_type = _tokenizer(iteration, config.get("tokenizer") or {}, needs_tokenizer)
+    else:
+        processor = _processor(iteration, model, needs_tokenizer)
+        vision = model.get("vision_config") if multimodal.shares_vision else None
     return Checkpoint(
         kind="megatron_bridge",
         root=root,
         iteration=iteration,
-        family=_family(config["model"], iteration),
+        family=multimodal.name if multimodal else _family(config["model"], iteration),
         dtype=_dtype(model),
         weights_bytes=weights_bytes,
         num_layers=size("num_layers"),
@@ -156,13 +172,38 @@ def _checkpoint(
         multi_latent_attention=bool(model.get("multi_latent_attention")),
         vocab_size=model.get("vocab_size"),
         pads_vocab=bool(model.get("should_pad_vocab")),
-        max_sequence_length=size("seq_length"),
+        max_sequence_length=multimodal.longest if multimodal else size("seq_length"),
         num_moe_experts=experts,
         moe_ffn_hidden_size=size("moe_ffn_hidden_size", ffn) if experts else 0,
         moe_shared_expert_size=model.get("moe_shared_expert_intermediate_size") or 0,
         has_dense_layers=not experts or model.get("moe_layer_freq", 1) != 1,
+        multimodal=multimodal is not None,
+        num_vision_attention_heads=_plain_size(vision, "num_heads"),
+        vision_ffn_hidden_size=_plain_size(vision, "intermediate_size"),
+        processor=processor,
         tokenizer=tokenizer,
         tokenizer_type=tokenizer_type,
+    )
+
+
+def _plain_size(section: Any, key: str) -> int:
+    value = section.get(key) if isinstance(section, dict) else 0
+    return value if isinstance(value, int) else 0
+
+
+def _processor(iteration: Path, model: dict[str, Any], needed: bool) -> str:
+    """Return the processor that the ranks do not find themselves: the one of the model it was converted from."""
+    source = str(model.get("hf_model_id") or "")
+    if not needed or processors.held([iteration / "tokenizer"]):
+        return ""
+    if source and processors.is_processor(Path(source)):
+        return str(Path(source).absolute())
+    if processors.is_hub_name(source) and not Path(source).exists():
+        return source
+    what = f", and {source}, which it was converted from, has none either" if source else ""
+    raise CheckpointError(
+        f"{iteration} holds no processor: its folder tokenizer has no {processors.MARKER}{what}; "
+        "write --processor-name with the folder or the hub's name of the Hugging Face model."
     )
 
 

@@ -25,12 +25,12 @@ BUILD = FlagGroup(
         "nemo_checkpoint": Option(
             "--nemo-checkpoint",
             metavar="PATH",
-            help="With --multimodal: a NeMo 2.0 checkpoint. Not served by this version.",
+            help="With --multimodal: a NeMo 2.0 checkpoint, the folder with context and weights.",
         ),
         "checkpoint": Option(
             "-nc", metavar="PATH", help="--megatron-checkpoint; with --multimodal, --nemo-checkpoint."
         ),
-        "multimodal": Option("--multimodal", help="Serve a multimodal model. Not served by this version."),
+        "multimodal": Option("--multimodal", help="Serve a model that reads pictures."),
         "model_version": _count("--model-version", "-tmv", help="The version's folder."),
         "model_repository": Option("--model-repository", metavar="PATH", help="The folder of models to write into."),
         "num_gpus": _count(
@@ -77,7 +77,11 @@ BUILD = FlagGroup(
             "-lps",
             help="Count the output layer as a layer of the last stage.",
         ),
-        "params_dtype": Option("--params-dtype", "-pd", help="In which to compute. [default: the checkpoint's]"),
+        "params_dtype": Option(
+            "--params-dtype",
+            "-pd",
+            help="In which to compute. [default: the checkpoint's; with --multimodal, bfloat16]",
+        ),
         "tokenizer": Option(
             "--tokenizer",
             metavar="PATH|NAME",
@@ -99,10 +103,28 @@ BUILD = FlagGroup(
         ),
         "micro_batch_size": _count("--micro-batch-size", "-mb", help="Accepted: has no effect."),
         "inference_batch_times_seqlen_threshold": _count(
-            "--inference-batch-times-seqlen-threshold", "-ibts", help="Accepted: has no effect on an LLM."
+            "--inference-batch-times-seqlen-threshold",
+            "-ibts",
+            help="Multimodal, with pipeline stages: tokens of a step above which it is split. [default: 1000]",
         ),
-        "processor_name": Option("--processor-name", metavar="NAME", help="Accepted: has no effect on an LLM."),
-        "max_batch_size": _count("--max-batch-size", "-mbs", help="Rows that one request may have."),
+        "processor_name": Option(
+            "--processor-name",
+            metavar="PATH|NAME",
+            help="Multimodal: the processor's folder or hub name. [default: the checkpoint's]",
+        ),
+        "allow_image_urls": Option(
+            "--allow-image-urls",
+            metavar="PATTERN",
+            help="Multimodal: a host whose pictures may be fetched, as *.example.org; repeatable. [default: none]",
+        ),
+        "max_images": _count("--max-images", help="Multimodal: pictures per prompt. [default: 8]"),
+        "max_image_mib": Option(
+            "--max-image-mib", metavar="MIB", min=0.001, help="Multimodal: of one encoded picture. [default: 16]"
+        ),
+        "max_image_pixels": _count("--max-image-pixels", help="Multimodal: pixels of one picture. [default: 33554432]"),
+        "max_batch_size": _count(
+            "--max-batch-size", "-mbs", help="Rows that one request may have. [default: 8; with --multimodal, 4]"
+        ),
         "no_stream": Option("--no-stream", help="Write no NAME_stream beside the model, which streams its answers."),
         "max_queue_size": _count("--max-queue-size", least=0, help="Requests that may wait; 0 is no limit."),
         "queue_timeout": Option(
@@ -114,8 +136,8 @@ BUILD = FlagGroup(
         "rank_python": Option(
             "--rank-python",
             metavar="PATH",
-            envvar="TRGEN_RANK_PYTHON",
-            help="The Python whose environment has Megatron.",
+            help="The Python whose environment has Megatron, or NeMo. [default: $TRGEN_NEMO_PYTHON for NeMo 2.0, else "
+            "$TRGEN_RANK_PYTHON, else python3]",
         ),
         "rendezvous": Option("--rendezvous", metavar="HOST:PORT", help="Where the nodes meet; only with several."),
         "max_restarts": _count("--max-restarts", least=0, help="How often dead ranks are started again."),

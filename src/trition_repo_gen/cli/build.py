@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 @takes(BUILD)
 def build(options: BuildOptions) -> None:
-    """Write a Triton model repository for a Megatron-Bridge checkpoint."""
+    """Write a Triton model repository for a Megatron-Bridge or a NeMo 2.0 multimodal checkpoint."""
     from trition_repo_gen.repository.build import build_repository  # pydantic, jinja2 and yaml: not for --help
 
     result = build_repository(options)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from trition_repo_gen.clients import Completion
 
+_NEW_TOKENS = 128
+_NEW_TOKENS_ABOUT_IMAGES = 50
+
 _SAMPLING = "How the answer is chosen"
 _OUTPUT = "What is printed"
 
@@ -31,8 +34,9 @@ class QueryFlags:
     grpc: bool = False
     prompt: str | None = None
     prompt_file: Path | None = None
+    image: list[str] | None = None
     chat: bool = False
-    max_output_len: int = 128
+    max_output_len: int | None = None
     top_k: int | None = None
     top_p: float = 0.0
     temperature: float = 1.0
@@ -40,6 +44,8 @@ class QueryFlags:
     min_length: int | None = None
     random_seed: int | None = None
     stop: list[str] | None = None
+    processor_name: str | None = None
+    max_batch_size: int | None = None
     init_timeout: float = 60.0
     timeout: float = 600.0
     echo: bool = False
@@ -87,7 +93,8 @@ class QueryFlags:
         if top_k is None:
             top_k = 0 if self.top_p else 1
         return {
-            "max_length": self.max_output_len,
+            "images": [self.image] if self.image else None,
+            "max_length": self.max_output_len or (_NEW_TOKENS_ABOUT_IMAGES if self.image else _NEW_TOKENS),
             "top_k": top_k,
             "top_p": self.top_p,
             "temperature": self.temperature,
@@ -102,9 +109,16 @@ class QueryFlags:
         }
 
     def without_effect(self) -> list[str]:
-        """Return the flags whose result only --json shows."""
-        given = (("--compute-logprob", self.compute_logprob), ("--n-top-logprobs", self.n_top_logprobs))
-        return [] if self.json_ else [flag for flag, value in given if value]
+        """Return a sentence for each flag that was given and changes nothing."""
+        notes = []
+        logprobs = (("--compute-logprob", self.compute_logprob), ("--n-top-logprobs", self.n_top_logprobs))
+        if not self.json_ and (given := [flag for flag, value in logprobs if value]):
+            notes.append(f"{' and '.join(given)}: only --json shows them.")
+        if self.max_batch_size is not None:
+            notes.append("--max-batch-size has no effect: the engine forms its batch anew at every step.")
+        if self.processor_name is not None:
+            notes.append("--processor-name has no effect: the server's own processor prepares prompt and pictures.")
+        return notes
 
 
 QUERY = FlagGroup(
@@ -115,8 +129,16 @@ QUERY = FlagGroup(
         "grpc": Option("--grpc", help="Speak gRPC; the port is 8001 unless given."),
         "prompt": Option("--prompt", "-p", help="The prompt."),
         "prompt_file": Option("--prompt-file", "-pf", help="A file with the prompt; - is standard input."),
+        "image": Option(
+            "--image",
+            "-i",
+            metavar="PATH|URL",
+            help="A picture that the prompt is about, read or fetched here; may be given several times.",
+        ),
         "chat": Option("--chat", help="Send the prompt as a user's message, through the model's chat template."),
-        "max_output_len": Option("--max-output-len", "-mol", help="Most new tokens."),
+        "max_output_len": Option(
+            "--max-output-len", "-mol", min=1, help="Most new tokens. [default: 128; with --image, 50]"
+        ),
         "top_k": Option(
             "--top-k",
             "-tk",
@@ -139,6 +161,8 @@ QUERY = FlagGroup(
         "stop": Option(
             "--stop", help="A text that ends the answer; may be given several times.", rich_help_panel=_SAMPLING
         ),
+        "processor_name": Option("--processor-name", "-pn", metavar="NAME", help="Accepted: has no effect."),
+        "max_batch_size": Option("--max-batch-size", "-mbs", metavar="N", help="Accepted: has no effect."),
         "init_timeout": Option("--init-timeout", "-it", help="Seconds to wait for the server and the model."),
         "timeout": Option("--timeout", help="Seconds to wait for the answer."),
         "echo": Option("--echo", help="Begin the answer with the prompt.", rich_help_panel=_OUTPUT),
@@ -168,8 +192,8 @@ def query(flags: QueryFlags) -> None:
     from trition_repo_gen.clients import LLMClient, ServerFailedError
 
     text = flags.text()
-    if given := flags.without_effect():
-        typer.echo(f"note: {' and '.join(given)}: only --json shows them.", err=True)
+    for note in flags.without_effect():
+        typer.echo(f"note: {note}", err=True)
     try:
         with LLMClient(flags.address(), flags.model_name, timeout=flags.timeout) as client:
             client.wait_ready(flags.init_timeout)

@@ -9,6 +9,6 @@ with LLMClient("localhost:8000", "llama") as client:
 
 from .errors import ServerFailedError
 from .llm import Completion, LLMClient
-from .nemo import NemoQueryLLMPyTorch
+from .nemo import NemoQueryLLMPyTorch, NemoQueryMultimodalPytorch
 
-__all__ = ["Completion", "LLMClient", "NemoQueryLLMPyTorch", "ServerFailedError"]
+__all__ = ["Completion", "LLMClient", "NemoQueryLLMPyTorch", "NemoQueryMultimodalPytorch", "ServerFailedError"]

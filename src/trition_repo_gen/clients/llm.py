@@ -1,4 +1,4 @@
-"""A client of a language model: prompts and per-row parameters in, typed answers out."""
+"""A client of a model: prompts, pictures and per-row parameters in, typed answers out."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trition_repo_gen.errors import QueryError
 
+from . import images
 from .address import parse_url
 from .errors import ServerFailedError
 from .triton import TritonModel, column
@@ -52,7 +53,7 @@ class Completion:
 
 
 class LLMClient:
-    """A connection to one language model. For one thread at a time.
+    """A connection to one model, a language model or one that reads pictures as well. For one thread at a time.
 
     Args:
         url: see `parse_url`.
@@ -95,6 +96,8 @@ class LLMClient:
             parameters: `max_length`, `min_length`, `top_k`, `top_p`, `temperature`, `random_seed`,
                 `repetition_penalty`, `use_greedy`, `echo`, `apply_chat_template`, `compute_logprob`, `n_top_logprobs`:
                 one value for all rows, or a list of N. `stop_words`: a list of texts for all rows, or N such lists.
+                `images`, of multimodal models: a list with each prompt's picture, list of pictures, or None; a picture
+                is a Pillow image, a path, a URL (fetched here), or the bytes of a file.
                 None leaves the server's default.
 
         Raises:
@@ -200,10 +203,12 @@ def _inputs(prompts: Sequence[Prompt], parameters: Mapping[str, Any]) -> dict[st
 
 
 def _tensor(name: str, value: Any, rows: int) -> NDArray[Any]:
+    if name == "images":
+        return images.tensor(value, rows)
     if name == "stop_words":
         return column([json.dumps(words).encode() for words in _stop_words(value, rows)], np.object_)
     if name not in _DTYPES:
-        raise QueryError(f"There is no parameter {name!r}; there are {', '.join([*_DTYPES, 'stop_words'])}.")
+        raise QueryError(f"There is no parameter {name!r}; there are {', '.join([*_DTYPES, 'stop_words', 'images'])}.")
     values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * rows
     if len(values) != rows:
         raise QueryError(f"{name} has {len(values)} values for {rows} prompts; give one value, or one per prompt.")

@@ -1,18 +1,21 @@
-"""The query class that programs written for NeMo Export-Deploy use.
+"""The query classes that programs written for NeMo Export-Deploy use.
 
-Names, arguments and the shape of the answer are those of `nemo_deploy.llm.NemoQueryLLMPyTorch`
-(https://github.com/NVIDIA-NeMo/Export-Deploy, nemo_deploy/llm/query_llm.py).
+Names, arguments and the shape of the answer are those of `nemo_deploy.llm.NemoQueryLLMPyTorch` and
+`nemo_deploy.multimodal.NemoQueryMultimodalPytorch` (https://github.com/NVIDIA-NeMo/Export-Deploy,
+nemo_deploy/llm/query_llm.py and nemo_deploy/multimodal/query_multimodal.py).
 """
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trition_repo_gen.errors import QueryError
 
+from .images import Images
 from .llm import LLMClient, Prompt, decode
 
 
@@ -113,19 +116,101 @@ class NemoQueryLLMPyTorch:
                 echo=echo,
                 apply_chat_template=apply_chat_template or None,
             )
-        choice: dict[str, Any] = {"text": np.array([[decode(row[0])] for row in outputs["sentences"]])}
-        logprobs: dict[str, Any] = {}
-        if "log_probs" in outputs:
-            logprobs["token_logprobs"] = outputs["log_probs"]
-        if "top_logprobs" in outputs:
-            logprobs["top_logprobs"] = [json.loads(decode(row[0])) for row in outputs["top_logprobs"]]
-        if logprobs:
-            choice["logprobs"] = logprobs
-        created = int(time.time())
-        return {
-            "id": f"cmpl-{created}",
-            "object": "text_completion",
-            "created": created,
-            "model": self.model_name,
-            "choices": [choice],
-        }
+        return _openai_shaped(self.model_name, outputs)
+
+
+class NemoQueryMultimodalPytorch:
+    """Queries a model that reads pictures on a Triton server.
+
+        query = NemoQueryMultimodalPytorch(url="localhost:8000", model_name="qwen")
+        output = query.query_multimodal(prompts=["What is in this image?"], images=[Image.open("photo.jpg")])
+        output["choices"][0]["text"][0, 0]
+
+    Args:
+        url: `host`, `host:port`, `http://host:port` or `grpc://host:port`; without a port, 8000 (gRPC: 8001).
+        model_name: the model's name in Triton.
+    """
+
+    def __init__(self, url: str, model_name: str) -> None:
+        self.url = url
+        self.model_name = model_name
+
+    def query_multimodal(
+        self,
+        prompts: Sequence[Prompt],
+        images: Images,
+        max_length: int | None = None,
+        max_batch_size: int | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        random_seed: int | None = None,
+        apply_chat_template: bool | None = None,
+        init_timeout: float = 60.0,
+        inference_timeout: float = 600.0,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """Continue prompts about pictures and wait for the answers.
+
+        What is None is left to the server. Every sampling argument may be a list, too: one value per prompt.
+
+        Args:
+            prompts: N texts, or conversations with `apply_chat_template`. A text that marks its pictures as the model's
+                chat template does is taken as it is; any other becomes a user's message about them.
+            images: for each prompt a picture or a list of pictures: Pillow images, paths, URLs (fetched here), the
+                bytes of files, base64 or `data:` URIs.
+            max_length: most new tokens.
+            max_batch_size: has no effect: the engine forms its batch anew at every step.
+            top_k: sample from that many most likely tokens; 1 is greedy, 0 does not limit.
+            top_p: sample from the most likely tokens that have this probability together; 0 does not limit.
+            temperature: 0 is greedy.
+            random_seed: the same seed gives the same answer.
+            apply_chat_template: prompts are conversations.
+            init_timeout: seconds to wait for the server and the model.
+            inference_timeout: seconds to wait for the answer.
+            parameters: further ones of `LLMClient.infer`.
+
+        Returns:
+            the dictionary that `NemoQueryLLMPyTorch.query_llm` returns.
+
+        Raises:
+            QueryError: an argument is refused, a picture cannot be read, the server did not answer in time, or
+                answered with an error.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if top_k is None and top_p:
+            top_k = 0  # the server's own default, 1, would make top_p pointless
+        with LLMClient(self.url, self.model_name, timeout=inference_timeout) as client:
+            client.wait_ready(init_timeout)
+            outputs = client.infer_arrays(
+                prompts,
+                ["sentences"],
+                images=images,
+                max_length=max_length,
+                top_k=top_k,
+                top_p=top_p,
+                temperature=temperature,
+                random_seed=random_seed,
+                apply_chat_template=apply_chat_template,
+                **parameters,
+            )
+        return _openai_shaped(self.model_name, outputs)
+
+
+def _openai_shaped(model: str, outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    choice: dict[str, Any] = {"text": np.array([[decode(row[0])] for row in outputs["sentences"]])}
+    logprobs: dict[str, Any] = {}
+    if "log_probs" in outputs:
+        logprobs["token_logprobs"] = outputs["log_probs"]
+    if "top_logprobs" in outputs:
+        logprobs["top_logprobs"] = [json.loads(decode(row[0])) for row in outputs["top_logprobs"]]
+    if logprobs:
+        choice["logprobs"] = logprobs
+    created = int(time.time())
+    return {
+        "id": f"cmpl-{created}",
+        "object": "text_completion",
+        "created": created,
+        "model": model,
+        "choices": [choice],
+    }

@@ -1,17 +1,20 @@
 """`trgen build` as a function: options and a checkpoint become a deployment, and that becomes a model folder."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
-from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.repository import idle, interpreter
 from trition_repo_gen.repository.deployment import Deployment
 from trition_repo_gen.repository.options import BuildOptions
 from trition_repo_gen.repository.render import CONFIG, Files, render, render_stream
+from trition_repo_gen.repository.source import read_checkpoint
 from trition_repo_gen.repository.validate import validate, validate_stream
 from trition_repo_gen.repository.write import Written, compare, refuse_foreign, remove, write
+from trition_repo_gen.runtime import image_urls
 from trition_repo_gen.runtime.settings import Settings
 
 
@@ -43,17 +46,19 @@ def build_repository(options: BuildOptions) -> Build:
     Raises:
         UserError: a mistake in the options, the checkpoint or the repository. What stood in the repository stands.
     """
-    checkpoint = checkpoints.read(_checkpoint_path(options), needs_tokenizer=options.tokenizer is None)
+    checkpoint = read_checkpoint(options)
+    options, idle_notes = idle.drop(options, checkpoint)
     layout, layout_notes = checkpoints.check(checkpoint, _layout(options))
     sequence_length, length_notes = checkpoints.sequence_length(checkpoint, options.inference_max_seq_length)
     deployment = Deployment(
         model_name=options.model_name,
         model_version=options.model_version,
         model_repository=options.model_repository.expanduser(),
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.max_batch_size or (4 if checkpoint.multimodal else 8),
         stream=not options.no_stream,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
+    python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
     files = render(deployment)
     folder, version = deployment.model_folder, deployment.model_version
     stream = _write_stream(deployment, options)
@@ -68,7 +73,7 @@ def build_repository(options: BuildOptions) -> Build:
             force=options.force,
             check=lambda staged: validate((staged / CONFIG).read_text(encoding="utf-8"), deployment),
         )
-    notes = (*layout_notes, *length_notes, *_idle_flags(options), *_surroundings(options, deployment))
+    notes = (*layout_notes, *length_notes, *idle_notes, *python_notes, *_surroundings(options, deployment))
     return Build(deployment, checkpoint, layout, files, written, stream, options.dry_run, notes)
 
 
@@ -93,23 +98,6 @@ def _write_stream(deployment: Deployment, options: BuildOptions) -> Written | No
     )
 
 
-def _checkpoint_path(options: BuildOptions) -> Path:
-    if options.multimodal or options.nemo_checkpoint is not None:
-        raise CheckpointError(
-            "This version serves Megatron-Bridge LLM checkpoints only, not multimodal ones; "
-            "write --megatron-checkpoint PATH without --multimodal."
-        )
-    path = options.megatron_checkpoint or options.checkpoint
-    if options.megatron_checkpoint and options.checkpoint and options.megatron_checkpoint != options.checkpoint:
-        raise CheckpointError(
-            f"-nc is another name of --megatron-checkpoint, and they say {options.checkpoint} and "
-            f"{options.megatron_checkpoint}; write one of them."
-        )
-    if path is None:
-        raise CheckpointError("There is no checkpoint to serve; write --megatron-checkpoint PATH.")
-    return path
-
-
 def _layout(options: BuildOptions) -> Layout:
     return Layout(
         tensor_parallel_size=options.tensor_parallel_size,
@@ -128,16 +116,16 @@ def _layout(options: BuildOptions) -> Layout:
 
 
 def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, sequence_length: int) -> Settings:
-    tokenizer = options.tokenizer or checkpoint.tokenizer
-    if Path(tokenizer).exists():
-        tokenizer = str(Path(tokenizer).absolute())
+    tokenizer = _existing(options.tokenizer or checkpoint.tokenizer)
     if tokenizer == str(checkpoint.iteration / "tokenizer"):
         tokenizer = ""  # what the checkpoint holds: it stays right when checkpoint and repository move
     return Settings(
         checkpoint=str(checkpoint.iteration),
         checkpoint_kind=checkpoint.kind,
         tokenizer=tokenizer,
-        params_dtype=options.params_dtype or checkpoint.dtype,
+        params_dtype=options.params_dtype or ("bfloat16" if checkpoint.multimodal else checkpoint.dtype),
+        multimodal=checkpoint.multimodal,
+        processor=_existing(options.processor_name or checkpoint.processor),
         tensor_parallel_size=layout.tensor_parallel_size,
         pipeline_parallel_size=layout.pipeline_parallel_size,
         context_parallel_size=layout.context_parallel_size,
@@ -155,49 +143,47 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
         max_queue_size=options.max_queue_size,
         queue_timeout=options.queue_timeout,
         kv_cache_gib=options.kv_cache_gib,
+        **_given(
+            inference_batch_times_seqlen_threshold=options.inference_batch_times_seqlen_threshold,
+            allow_image_urls=",".join(_patterns(options.allow_image_urls)) or None,
+            max_images=options.max_images,
+            max_image_mib=options.max_image_mib,
+            max_image_pixels=options.max_image_pixels,
+        ),
         enable_flash_decode=options.enable_flash_decode,
         enable_cuda_graphs=options.enable_cuda_graphs,
         legacy_checkpoint=options.legacy_ckpt,
         debug_mode=options.debug_mode,
-        rank_python=_rank_python(options.rank_python),
+        rank_python=interpreter.choose(options, checkpoint),
         max_restarts=options.max_restarts,
         start_timeout=options.start_timeout,
         rendezvous=options.rendezvous or "",
     )
 
 
-def _rank_python(given: str) -> str:
-    # A relative path would be taken from tritonserver's folder. Symbolic links stay: they mark a virtual environment.
-    return str(Path(given).expanduser().absolute()) if "/" in given else given
+def _existing(name: str) -> str:
+    """Return the name of a folder or of something on a hub; a folder's becomes absolute."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name and path.exists() else name
 
 
-def _idle_flags(options: BuildOptions) -> list[str]:
-    """Return a sentence for every flag that was given and changes nothing."""
-    notes = []
-    if options.micro_batch_size is not None:
-        notes.append("--micro-batch-size has no effect: the engine forms its batch anew at every step.")
-    if options.enable_flash_decode:
-        notes.append(
-            "--enable-flash-decode has no effect: on a GPU the engine always decodes with paged FlashAttention."
-        )
-    if options.inference_batch_times_seqlen_threshold is not None:
-        notes.append("--inference-batch-times-seqlen-threshold has no effect on an LLM.")
-    if options.processor_name is not None:
-        notes.append("--processor-name has no effect on an LLM.")
-    if options.rendezvous and options.num_nodes == 1:
-        notes.append("--rendezvous has no effect on one node.")
-    return notes
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _patterns(hosts: list[str] | None) -> list[str]:
+    for host in hosts or []:
+        if not image_urls.is_pattern(host):
+            raise RepositoryError(
+                f"--allow-image-urls {host!r} is no host; write its name, such as a.example.org or *.example.org, "
+                "without scheme and path."
+            )
+    return hosts or []
 
 
 def _surroundings(options: BuildOptions, deployment: Deployment) -> list[str]:
     """Return a sentence for what would surprise when it is served, here or in the same repository."""
     notes = []
-    python = deployment.settings.rank_python
-    if shutil.which(python) is None:
-        notes.append(
-            f"The ranks' Python, {python}, is not on this machine; the machine that serves needs it "
-            "(--rank-python, or RANK_PYTHON in config.pbtxt)."
-        )
     if options.num_nodes > 1 and not options.rendezvous:
         notes.append(f"{options.num_nodes} nodes have to meet: write --rendezvous HOST:PORT, the first node's address.")
     others = [

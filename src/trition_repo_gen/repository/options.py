@@ -35,7 +35,8 @@ class BuildOptions:
     params_dtype: Dtype | None = None
     tokenizer: str | None = None
     inference_max_seq_length: int | None = None
-    max_batch_size: int = 8
+    max_batch_size: int | None = None
+    """None: 8, of a multimodal model 4."""
     max_requests: int = 256
     kv_cache_gib: float = 0.0
     enable_flash_decode: bool = False
@@ -44,6 +45,10 @@ class BuildOptions:
     micro_batch_size: int | None = None
     inference_batch_times_seqlen_threshold: int | None = None
     processor_name: str | None = None
+    allow_image_urls: list[str] | None = None
+    max_images: int | None = None
+    max_image_mib: float | None = None
+    max_image_pixels: int | None = None
 
     no_stream: bool = False
 
@@ -51,7 +56,8 @@ class BuildOptions:
     queue_timeout: float = 0.0
     """Seconds; 0 means none."""
 
-    rank_python: str = "python3"
+    rank_python: str | None = None
+    """None: $TRGEN_NEMO_PYTHON for NeMo 2.0, else $TRGEN_RANK_PYTHON, else python3."""
     rendezvous: str | None = None
     max_restarts: int = 3
     start_timeout: int = 1800

@@ -39,6 +39,11 @@ def patterns(setting: str) -> tuple[str, ...]:
     return tuple(part.lower() for part in re.split(r"[,\s]+", setting) if part)
 
 
+def is_pattern(text: str) -> bool:
+    """Whether a text is one pattern, not a URL or several of them."""
+    return bool(re.fullmatch(r"\[?[A-Za-z0-9_.:*?-]+\]?(?::(?:\d+|\*))?", text)) and "://" not in text
+
+
 def check(url: str, allowed: tuple[str, ...]) -> ImageUrl:
     """Return the parts of a URL that may be fetched.
 

@@ -55,7 +55,7 @@ class Settings(_Parameters):
     """
 
     checkpoint: str
-    """Path of the checkpoint's `iter_*` folder."""
+    """Path of the checkpoint's `iter_*` folder, of a NeMo 2.0 one's root."""
     checkpoint_kind: CheckpointKind = "megatron_bridge"
     tokenizer: str = ""
     """Path or hub name; empty, or no such parameter, means the tokenizer that the checkpoint holds."""
@@ -108,7 +108,7 @@ class Settings(_Parameters):
     """Multimodal: pixels of one image, which its header says before anything is decoded."""
 
     rank_python: str = "python3"
-    """The interpreter whose environment has Megatron."""
+    """The interpreter whose environment has Megatron, or NeMo."""
     max_restarts: int = 3
     """How many times the group of ranks is started again after one of them died."""
     start_timeout: int = 1800

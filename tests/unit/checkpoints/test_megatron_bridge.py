@@ -192,9 +192,16 @@ class TestHalfWritten:
     [
         ({"seq_length": None}, r"says seq_length: None; a checkpoint that can be served has a positive number there"),
         ({"num_layers": 0}, r"says num_layers: 0"),
-        ({"_target_": "megatron.bridge.models.Qwen25VLModelProvider"}, r"is a Qwen25VLModelProvider; this version"),
-        ({"_target_": "megatron.bridge.models.t5_provider.T5ModelProvider"}, r"decoder-only text models only"),
-        ({"vision_config": {}}, r"decoder-only text models only"),
+        (
+            {"_target_": "megatron.bridge.models.Qwen25VLModelProvider"},
+            r"is a Qwen2\.5-VL model, .*; write --multimodal",
+        ),
+        ({"_target_": "megatron.bridge.models.Gemma3VLModelProvider"}, r"is a Gemma3-VL model, which is not served"),
+        (
+            {"_target_": "megatron.bridge.models.t5_provider.T5ModelProvider"},
+            r"of models of text only decoders are served",
+        ),
+        ({"vision_config": {}}, r"is a GPTModelProvider model, which is not served: it is not known here"),
         ({"sections": {"checkpoint": {"ckpt_format": "fsdp_dtensor"}}}, r"was saved as fsdp_dtensor; save it with"),
         ({"sections": {"peft": {"_target_": "megatron.bridge.peft.lora.LoRA"}}}, r"holds a LoRA adapter without its"),
     ],

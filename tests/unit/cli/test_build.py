@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.environments import MEGATRON, make_environment
 from trition_repo_gen import cli
 from trition_repo_gen.repository import build as build_module
 from trition_repo_gen.repository.options import BuildOptions
@@ -79,6 +80,9 @@ FLAGS: list[tuple[list[str], Any, str]] = [
     (["--params-dtype", "-pd"], "bfloat16", "params_dtype"),
     (["--inference-batch-times-seqlen-threshold", "-ibts"], 500, "inference_batch_times_seqlen_threshold"),
     (["--processor-name"], "org/name_x", "processor_name"),
+    (["--max-images"], 3, "max_images"),
+    (["--max-image-mib"], 1.5, "max_image_mib"),
+    (["--max-image-pixels"], 1000, "max_image_pixels"),
     (["--sequence-parallel"], None, "sequence_parallel"),
     (["--kv-cache-gib"], 1.5, "kv_cache_gib"),
     (["--max-requests"], 64, "max_requests"),
@@ -116,22 +120,23 @@ def test_a_flag_in_every_spelling(options: Callable[..., dict[str, Any]], name: 
         assert options(f"{name}={value}") == {field: value}
 
 
-def test_every_option_has_a_flag_in_the_table_above() -> None:
-    assert {field for _, _, field in FLAGS} == {field.name for field in dataclasses.fields(BuildOptions)}
+@pytest.mark.parametrize("name", ["--allow-image-urls", "--allow_image_urls"])
+def test_a_flag_that_may_be_repeated(options: Callable[..., dict[str, Any]], name: str) -> None:
+    assert options(name, "a_b.org", f"{name}=*.c.org") == {"allow_image_urls": ["a_b.org", "*.c.org"]}
 
 
-def test_rank_python_comes_from_the_environment(
-    options: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRGEN_RANK_PYTHON", "/envs/megatron/bin/python")
-    assert options() == {"rank_python": "/envs/megatron/bin/python"}
+def test_every_option_has_a_flag_in_the_tables_above() -> None:
+    assert {field for _, _, field in FLAGS} | {"allow_image_urls"} == {
+        field.name for field in dataclasses.fields(BuildOptions)
+    }
 
 
 def test_a_build_prints_what_it_did_and_what_comes_next(
     make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["build", "--megatron_checkpoint", make_checkpoint(), "--triton_model_name", "llama", "-tps", 2]
-    words += ["--model-repository", tmp_path / "my models", "--rank-python", sys.executable]
+    python = make_environment(tmp_path / "megatron", MEGATRON)
+    words += ["--model-repository", tmp_path / "my models", "--rank-python", python]
     assert trgen(*words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [

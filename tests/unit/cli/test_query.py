@@ -98,6 +98,49 @@ def test_the_document() -> None:
     }
 
 
-def test_what_only_json_shows() -> None:
-    assert flags(compute_logprob=True, n_top_logprobs=2).without_effect() == ["--compute-logprob", "--n-top-logprobs"]
+def test_what_changes_nothing() -> None:
+    (note,) = flags(compute_logprob=True, n_top_logprobs=2).without_effect()
+    assert note == "--compute-logprob and --n-top-logprobs: only --json shows them."
     assert flags(compute_logprob=True, json_=True).without_effect() == []
+    notes = flags(max_batch_size=4, processor_name="Qwen/Qwen2.5-VL-7B-Instruct").without_effect()
+    assert [note.split(":")[0] for note in notes] == [
+        "--max-batch-size has no effect",
+        "--processor-name has no effect",
+    ]
+
+
+def test_pictures() -> None:
+    parameters = flags(image=["a.png", "https://b.org/c.png"]).parameters()
+    assert (parameters["images"], parameters["max_length"]) == ([["a.png", "https://b.org/c.png"]], 50)
+    assert flags(image=["a.png"], max_output_len=7).parameters()["max_length"] == 7
+
+
+def test_the_flags_of_the_script_that_it_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ParsedError(Exception):
+        pass
+
+    def parsed(self: QueryFlags) -> str:
+        raise ParsedError(self)
+
+    monkeypatch.setattr(QueryFlags, "text", parsed)
+    line = "-u a:1 -mn qwen -pn Qwen/x -p Hi -i a.png -mol 9 -mbs 2 -tk 3 -tpp 0.5 -t 0.7 -rs 0 -it 5 --stream --json"
+    result = CliRunner().invoke(app, ["query", *line.split()])
+    assert isinstance(result.exception, ParsedError)
+    assert result.exception.args == (
+        QueryFlags(
+            url="a:1",
+            model_name="qwen",
+            processor_name="Qwen/x",
+            prompt="Hi",
+            image=["a.png"],
+            max_output_len=9,
+            max_batch_size=2,
+            top_k=3,
+            top_p=0.5,
+            temperature=0.7,
+            random_seed=0,
+            init_timeout=5.0,
+            stream=True,
+            json_=True,
+        ),
+    )

@@ -1,11 +1,11 @@
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit import nemo2_files
 from trition_repo_gen.errors import CheckpointError, LayoutError, RepositoryError, UserError
 from trition_repo_gen.repository import build as module
 from trition_repo_gen.repository.build import Build, build_repository
@@ -13,6 +13,9 @@ from trition_repo_gen.repository.options import BuildOptions
 from trition_repo_gen.repository.validate import parse, read_settings
 
 Make = Callable[..., Path]
+
+ELSEWHERE = "/nowhere/python"
+"""The ranks' Python of another machine."""
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def build(make_checkpoint: Make, tmp_path: Path) -> Callable[..., Build]:
             "model_name": "llama",
             "megatron_checkpoint": root,
             "model_repository": tmp_path / "models",
-            "rank_python": sys.executable,
+            "rank_python": ELSEWHERE,
         }
         return build_repository(BuildOptions(**{**options, **changes}))
 
@@ -44,7 +47,7 @@ def test_what_is_written_has_the_settings(build: Callable[..., Build], tmp_path:
     assert (settings.max_queue_size, settings.queue_timeout) == (1024, 3.0)
     assert settings.max_sequence_length == 512
     assert settings.tokenizer == "", "the checkpoint's own is found by the ranks"
-    assert settings.rank_python == sys.executable
+    assert settings.rank_python == ELSEWHERE
     assert config.max_batch_size == 4
     assert result.written.outcome == "created"
     assert (folder / "1" / "model.py").is_file()
@@ -114,9 +117,28 @@ class TestCheckpoint:
         with pytest.raises(CheckpointError, match=r"they say other and .*checkpoint; write one of them"):
             build(checkpoint=Path("other"))
 
-    @pytest.mark.parametrize("changes", [{"multimodal": True}, {"nemo_checkpoint": Path("x")}])
-    def test_multimodal(self, build: Callable[..., Build], changes: dict[str, Any]) -> None:
-        with pytest.raises(CheckpointError, match="serves Megatron-Bridge LLM checkpoints only"):
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"nemo_checkpoint": Path("x")}, r"--megatron-checkpoint .*checkpoint and --nemo-checkpoint x: write one"),
+            ({"nemo_checkpoint": Path("x"), "megatron_checkpoint": None}, "write --multimodal, too; import a language"),
+            ({"multimodal": True}, "is a GPTModelProvider, which reads text only; leave out --multimodal"),
+            ({"multimodal": True, "megatron_checkpoint": None}, "no checkpoint to serve; write --nemo-checkpoint PATH"),
+            (
+                {
+                    "multimodal": True,
+                    "megatron_checkpoint": None,
+                    "checkpoint": Path("x"),
+                    "nemo_checkpoint": Path("y"),
+                },
+                "-nc is another name of --nemo-checkpoint, and they say x and y; write one of them",
+            ),
+        ],
+    )
+    def test_one_that_does_not_fit_the_flags(
+        self, build: Callable[..., Build], changes: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(CheckpointError, match=sentence):
             build(**changes)
 
 
@@ -142,7 +164,7 @@ class TestTokenizer:
 class TestRankPython:
     @pytest.mark.parametrize(
         ("given", "written"),
-        [("python3", "python3"), ("env/bin/python", "{}/env/bin/python"), ("/x/python", "/x/python")],
+        [("no-such-python", "no-such-python"), ("env/bin/python", "{}/env/bin/python"), ("/x/python", "/x/python")],
     )
     def test_a_path_becomes_absolute(
         self, build: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, written: str
@@ -159,6 +181,10 @@ class TestRankPython:
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
+        ({"allow_image_urls": ["a.org"]}, "--allow-image-urls has no effect on an LLM"),
+        ({"max_images": 2}, "--max-images has no effect on an LLM"),
+        ({"max_image_mib": 2.0}, "--max-image-mib has no effect on an LLM"),
+        ({"max_image_pixels": 2}, "--max-image-pixels has no effect on an LLM"),
         ({"micro_batch_size": 1}, "--micro-batch-size has no effect"),
         ({"enable_flash_decode": True}, "--enable-flash-decode has no effect"),
         ({"inference_batch_times_seqlen_threshold": 1000}, "--inference-batch-times-seqlen-threshold has no effect"),
@@ -236,3 +262,105 @@ def test_somebody_elses_folder_in_the_twins_place_stops_the_build(build: Callabl
     assert not (tmp_path / "models" / "llama").exists()
     build(no_stream=True)
     assert (theirs / "config.pbtxt").read_text() == 'name: "llama_stream"'
+
+
+class TestMultimodal:
+    @pytest.fixture
+    def nemo(self, tmp_path: Path) -> Callable[..., Build]:
+        root = nemo2_files.write(tmp_path / "qwen")
+
+        def run(**changes: Any) -> Build:
+            options = {
+                "model_name": "qwen",
+                "nemo_checkpoint": root,
+                "multimodal": True,
+                "model_repository": tmp_path / "models",
+                "rank_python": ELSEWHERE,
+            }
+            return build_repository(BuildOptions(**{**options, **changes}))
+
+        return run
+
+    def test_what_is_written(self, nemo: Callable[..., Build], tmp_path: Path) -> None:
+        result = nemo(allow_image_urls=["a.org", "*.b.org:8080"], max_images=3, tensor_parallel_size=2)
+        config = parse((tmp_path / "models" / "qwen" / "config.pbtxt").read_text())
+        settings = read_settings(config)
+        assert settings == result.deployment.settings
+        assert settings.checkpoint == str(tmp_path / "qwen")
+        assert (settings.checkpoint_kind, settings.multimodal, settings.processor) == ("nemo2", True, "")
+        assert (settings.params_dtype, settings.max_sequence_length) == ("bfloat16", 4096)
+        assert settings.inference_batch_times_seqlen_threshold == 1000
+        assert (settings.allow_image_urls, settings.max_images) == ("a.org,*.b.org:8080", 3)
+        assert config.max_batch_size == 4
+        assert "images" in [tensor.name for tensor in config.input]
+        twin = parse((tmp_path / "models" / "qwen_stream" / "config.pbtxt").read_text())
+        assert twin.parameters["MAX_IMAGES"].string_value == "3"
+        assert "images" in [tensor.name for tensor in twin.input]
+
+    def test_nc_is_another_name(self, nemo: Callable[..., Build], tmp_path: Path) -> None:
+        assert nemo(nemo_checkpoint=None, checkpoint=tmp_path / "qwen").checkpoint.root == tmp_path / "qwen"
+
+    def test_a_number_of_rows_that_is_asked_for(self, nemo: Callable[..., Build]) -> None:
+        assert nemo(max_batch_size=8).deployment.max_batch_size == 8
+
+    def test_a_processor(self, nemo: Callable[..., Build], tmp_path: Path) -> None:
+        assert nemo(processor_name="org/model").deployment.settings.processor == "org/model"
+        folder = tmp_path / "processor"
+        folder.mkdir()
+        with pytest.raises(CheckpointError, match=r"processor is a folder without preprocessor_config\.json"):
+            nemo(processor_name=str(folder))
+        (folder / "preprocessor_config.json").write_text("{}")
+        assert nemo(processor_name=str(folder)).deployment.settings.processor == str(folder)
+
+    @pytest.mark.parametrize("host", ["https://a.org", "a.org/x", "", "a.org,b.org", "user@a.org"])
+    def test_what_is_no_host(self, nemo: Callable[..., Build], host: str) -> None:
+        with pytest.raises(RepositoryError, match="is no host; write its name"):
+            nemo(allow_image_urls=[host])
+
+    @pytest.mark.parametrize(
+        ("changes", "note"),
+        [
+            ({"tokenizer": "x"}, "--tokenizer has no effect on a multimodal model: its processor has the tokenizer"),
+            ({"enable_cuda_graphs": True}, "--enable-cuda-graphs has no effect on a multimodal model"),
+            ({"enable_flash_decode": True}, "--enable-flash-decode has no effect on a multimodal model"),
+            ({"micro_batch_size": 2}, "--micro-batch-size has no effect"),
+            ({"sequence_parallel": True}, "--sequence-parallel has no effect on a multimodal model"),
+            ({"expert_tensor_parallel_size": 2}, "--expert-tensor-parallel-size has no effect on a multimodal model"),
+            ({"num_layers_in_first_pipeline_stage": 1}, "its layers are spread evenly"),
+            ({"account_for_loss_in_pipeline_split": True}, "--account-for-loss-in-pipeline-split has no effect"),
+            ({"inference_batch_times_seqlen_threshold": 10}, "has no effect with one pipeline stage"),
+        ],
+    )
+    def test_a_flag_that_changes_nothing(self, nemo: Callable[..., Build], changes: dict[str, Any], note: str) -> None:
+        usual = nemo(dry_run=True)
+        result = nemo(dry_run=True, **changes)
+        (line,) = [line for line in result.notes if line not in usual.notes]
+        assert note in line
+        if "inference_batch_times_seqlen_threshold" not in changes:
+            assert result.deployment.settings == usual.deployment.settings
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"tensor_parallel_size": 4}, "4 tensor-parallel ranks cannot share; write --tensor-parallel-size 2"),
+            ({"pipeline_parallel_size": 3}, "3 pipeline stages cannot share"),
+            ({"context_parallel_size": 2}, "not cut by context; write --context-parallel-size 1"),
+            ({"expert_parallel_size": 2}, "has no experts"),
+        ],
+    )
+    def test_a_layout_that_cannot_be(self, nemo: Callable[..., Build], changes: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(LayoutError, match=sentence):
+            nemo(**changes)
+
+    def test_a_megatron_bridge_checkpoint(self, make_checkpoint: Make, nemo: Callable[..., Build]) -> None:
+        root = make_checkpoint(
+            name="bridge",
+            _target_="megatron.bridge.models.qwen_vl.qwen25_vl_provider.Qwen25VLModelProvider",
+            vision_config={"num_heads": 16, "intermediate_size": 3420},
+            hf_model_id="Qwen/Qwen2.5-VL-3B-Instruct",
+        )
+        settings = nemo(nemo_checkpoint=None, megatron_checkpoint=root).deployment.settings
+        assert (settings.checkpoint_kind, settings.multimodal) == ("megatron_bridge", True)
+        assert settings.processor == "Qwen/Qwen2.5-VL-3B-Instruct"
+        (root / "iter_0000000" / "tokenizer" / "preprocessor_config.json").write_text("{}")
+        assert nemo(nemo_checkpoint=None, megatron_checkpoint=root).deployment.settings.processor == ""

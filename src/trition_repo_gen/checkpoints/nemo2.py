@@ -1,0 +1,215 @@
+"""Reads a NeMo 2.0 checkpoint of a multimodal model: `context/io.json` and `weights/`, as nemo-toolkit 2.x writes it.
+
+Neither nemo-toolkit nor torch is needed, and nothing that the checkpoint names is imported.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trition_repo_gen.checkpoints import families, kinds, processors, shards
+from trition_repo_gen.checkpoints.checkpoint import Checkpoint
+from trition_repo_gen.checkpoints.families import Family
+from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.runtime.loaders.nemo2_graph import Config, Graph, GraphError
+from trition_repo_gen.runtime.loaders.nemo2_names import Symbol
+from trition_repo_gen.runtime.settings import Dtype
+
+# What a configuration that names its class only leaves to the class (nemo-toolkit 2.7.3): layers, hidden size, heads,
+# query groups, feed-forward size, vocabulary (`llm/gpt/model/qwen2.py`), and the vision tower's feed-forward size
+# (`vlm/qwen2vl/model/qwen2vl.py`).
+_SIZES = ("num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "vocab_size")
+_LANGUAGE_PRESETS = {
+    "Qwen2Config1P5B": (28, 1536, 12, 2, 8960, 151936),
+    "Qwen25Config1P5B": (28, 1536, 12, 2, 8960, 151936),
+    "Qwen25Config3B": (36, 2048, 16, 2, 11008, 151936),
+    "Qwen2Config7B": (28, 3584, 28, 4, 18944, 152064),
+    "Qwen25Config7B": (28, 3584, 28, 4, 18944, 152064),
+    "Qwen25Config14B": (48, 5120, 40, 8, 13824, 152064),
+    "Qwen25Config32B": (64, 5120, 40, 8, 27648, 152064),
+    "Qwen2Config72B": (80, 8192, 64, 8, 29568, 152064),
+    "Qwen25Config72B": (80, 8192, 64, 8, 29568, 152064),
+}
+_MODEL_PRESETS = {
+    "Qwen2VLConfig2B": ("Qwen2Config1P5B", families.QWEN2_VL, 5120),
+    "Qwen2VLConfig7B": ("Qwen2Config7B", families.QWEN2_VL, 5120),
+    "Qwen2VLConfig72B": ("Qwen2Config72B", families.QWEN2_VL, 5120),
+    "Qwen25VLConfig3B": ("Qwen25Config3B", families.QWEN25_VL, 3420),
+    "Qwen25VLConfig7B": ("Qwen25Config7B", families.QWEN25_VL, 3420),
+    "Qwen25VLConfig32B": ("Qwen25Config32B", families.QWEN25_VL, 3456),
+    "Qwen25VLConfig72B": ("Qwen25Config72B", families.QWEN25_VL, 3456),
+}
+_HEAD_SIZE = 128
+"""Twice the sum of the rotary sections that `Qwen2VLConfig.__post_init__` sets (`vlm/qwen2vl/model/base.py`, 2.7.3)."""
+_VISION_HEADS = 16
+_VISION_FFN = {"Qwen2-VL": 5120, "Qwen2.5-VL": 3420}
+
+
+def read(path: Path, *, needs_processor: bool = True) -> Checkpoint:
+    """Return what the checkpoint at `path`, its root or one of its two folders, says about itself.
+
+    Args:
+        path: a folder.
+        needs_processor: False where the user names a processor, so that the checkpoint need not hold one.
+
+    Raises:
+        CheckpointError: it is missing, half-written, damaged, of another kind or family, or its graph could run code.
+    """
+    path = path.expanduser().absolute()
+    try:
+        return _read(path, needs_processor)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}; "
+            "grant this user access, or write another checkpoint."
+        ) from None
+    except GraphError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _read(path: Path, needs_processor: bool) -> Checkpoint:
+    root = _root(path)
+    weights_bytes = _check_complete(root)
+    model = Graph(root / "context").model
+    family = _family(root, model)
+    if isinstance(model.get("model_transform"), Config):
+        raise CheckpointError(
+            f"{root} holds a {model.get('model_transform').target.name} adapter without its base model; "
+            "merge both with NeMo's llm.peft.merge_lora and write the merged checkpoint."
+        )
+    processor = processors.held([root / "context" / "processor", root / "processor"])
+    if processor is None and needs_processor:
+        raise CheckpointError(
+            f"{root} holds no processor: neither context/processor nor processor has a {processors.MARKER}; "
+            "write --processor-name with the folder or the hub's name of the Hugging Face model that it was made from."
+        )
+    return _checkpoint(root, model.get("config"), family, weights_bytes)
+
+
+def _root(path: Path) -> Path:
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint at {path}; write the path of a NeMo 2.0 checkpoint.")
+    if root := kinds.nemo2_root(path):
+        return root
+    if path.is_dir() and kinds.is_megatron_bridge(path):
+        raise CheckpointError(
+            f"{path} is a Megatron-Bridge checkpoint; write --megatron-checkpoint {path} instead of --nemo-checkpoint."
+        )
+    if sentence := kinds.foreign(path):
+        raise CheckpointError(sentence)
+    raise CheckpointError(
+        f"{path} is no NeMo 2.0 checkpoint: it has no context/io.json; write the folder that NeMo saved, with context "
+        "and weights in it."
+    )
+
+
+def _check_complete(root: Path) -> int:
+    """Return the size of all shards in bytes."""
+    weights = root / "weights"
+    try:
+        shards.require(root / "context" / "io.json")
+        if not weights.is_dir():
+            raise shards.IncompleteError("it has no folder weights")
+        saved_as = _backend(weights)
+        if saved_as not in ("torch_dist", ""):
+            raise CheckpointError(f"{root} was saved as {saved_as}; save it with NeMo as torch_dist.")
+        return shards.size(weights)
+    except shards.IncompleteError as error:
+        raise CheckpointError(f"{root} is half-written: {error}; copy or save it again.") from None
+
+
+def _backend(weights: Path) -> str:
+    try:
+        return str(json.loads((weights / "metadata.json").read_bytes())["sharded_backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _family(root: Path, model: Config) -> Family:
+    name, config = model.target.name, model.get("config")
+    if not model.target.module.startswith("nemo.collections.vlm"):
+        raise CheckpointError(
+            f"{root} is a NeMo 2.0 checkpoint of {name}, which is no model with pictures; export a language model with "
+            "NeMo's llm.export_ckpt, import that with Megatron-Bridge and write --megatron-checkpoint."
+        )
+    family = families.NEMO2.get(name, Family(name, "it is not known here"))
+    if not family.served:
+        raise CheckpointError(
+            f"{root} is a {family.name} model, which is not served: {family.reason}; "
+            f"of NeMo 2.0's multimodal models {families.served(families.NEMO2)} are."
+        )
+    vision = config.get("vision_transformer_config")
+    if isinstance(vision, Config):
+        return families.NEMO2.get(vision.target.name, family)
+    if config.target.name in _MODEL_PRESETS:
+        return _MODEL_PRESETS[config.target.name][1]
+    return families.QWEN25_VL if model.get("model_version") == "qwen25-vl" else family
+
+
+def _checkpoint(root: Path, config: Config, family: Family, weights_bytes: int) -> Checkpoint:
+    language = config.get("language_transformer_config")
+    preset, _, vision_ffn = _MODEL_PRESETS.get(config.target.name, ("", None, _VISION_FFN[family.name]))
+    if isinstance(language, Config):
+        preset = language.target.name
+    defaults = dict(zip(_SIZES, _LANGUAGE_PRESETS.get(preset, ()), strict=False))
+
+    def size(name: str, default: int | None = None) -> int:
+        value = config.get("language_transformer_config", name)
+        value = defaults.get(name, default) if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(
+                f"{root / 'context' / 'io.json'} says {name}: {value} of the language model; a checkpoint that can be "
+                "served has a positive number there."
+            )
+        return value
+
+    def vision(name: str, default: int) -> int:
+        value = config.get("vision_transformer_config", name)
+        return value if isinstance(value, int) and value > 0 else default
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    kv_channels = size("kv_channels", max(hidden // heads, 1))
+    if kv_channels != _HEAD_SIZE:
+        raise CheckpointError(
+            f"{root} has attention heads of size {kv_channels}, which nemo-toolkit's class cannot run: its rotary "
+            f"embedding is for heads of {_HEAD_SIZE}; use a model of that family's sizes."
+        )
+    return Checkpoint(
+        kind="nemo2",
+        root=root,
+        iteration=root,
+        family=family.name,
+        dtype=_dtype(config),
+        weights_bytes=weights_bytes,
+        num_layers=size("num_layers"),
+        hidden_size=hidden,
+        ffn_hidden_size=size("ffn_hidden_size", 4 * hidden),
+        num_attention_heads=heads,
+        num_query_groups=size("num_query_groups", heads),
+        kv_channels=kv_channels,
+        multi_latent_attention=False,
+        vocab_size=size("vocab_size"),
+        pads_vocab=True,
+        max_sequence_length=family.longest,
+        multimodal=True,
+        num_vision_attention_heads=vision("num_attention_heads", _VISION_HEADS),
+        vision_ffn_hidden_size=vision("ffn_hidden_size", vision_ffn),
+        tokenizer="",
+        tokenizer_type="",
+    )
+
+
+def _dtype(config: Config) -> Dtype:
+    parts = [config, config.get("language_transformer_config")]
+    for part in parts:
+        values: dict[str, Any] = dict(part.arguments) if isinstance(part, Config) else {}
+        if values.get("bf16"):
+            return "bfloat16"
+        if values.get("fp16"):
+            return "float16"
+        match values.get("params_dtype"):
+            case Symbol(module="torch", name="bfloat16"):
+                return "bfloat16"
+            case Symbol(module="torch", name="float16" | "half"):
+                return "float16"
+    return "float32"

@@ -1,0 +1,120 @@
+"""What a caller has of a picture becomes what the wire takes: base64 of its file, with a `data:` prefix.
+
+Files and URLs are read here, on the caller's side: servers open no file, and fetch no URL unless their operator says
+so. Pillow's images are taken if there are any; Pillow is not imported.
+"""
+
+import base64
+import http.client
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trition_repo_gen.errors import QueryError
+
+from .triton import column
+
+Image = Any
+"""A picture: Pillow's `Image`, a path, an http(s) URL, the bytes of a file, base64 or a `data:` URI."""
+Images = Sequence[Image | Sequence[Image] | None]
+"""For each prompt its picture, its pictures, or none."""
+
+_PREFIX = "data:image;base64,"
+_SECONDS = 30.0
+_MOST_BYTES = 256 * 2**20
+_SHORTEST_BASE64 = 64
+
+
+def tensor(images: Any, rows: int) -> NDArray[np.object_]:
+    """Return the tensor `images`, BYTES (rows, 1).
+
+    Raises:
+        QueryError: there is not one element for each row, or a picture cannot be read.
+    """
+    if isinstance(images, str | bytes | Path) or not isinstance(images, Sequence):
+        raise QueryError("images has to be a list: for each prompt its picture, a list of its pictures, or None.")
+    if len(images) != rows:
+        raise QueryError(f"images has {len(images)} elements for {rows} prompts; give one per prompt.")
+    return column([_element(image).encode() for image in images], np.object_)
+
+
+def encode(image: Image) -> str:
+    """Return a picture as the wire takes it.
+
+    Raises:
+        QueryError: it cannot be read, or is none.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _PREFIX + base64.b64encode(image).decode()
+    if isinstance(image, Path):
+        return encode(_read(image))
+    if isinstance(image, str):
+        return _encode_text(image)
+    if hasattr(image, "save") and hasattr(image, "convert"):
+        return encode(_as_png(image))
+    raise QueryError(f"images has a {type(image).__name__}; give a Pillow image, a path, a URL or the bytes of a file.")
+
+
+def _element(image: Any) -> str:
+    if image is None:
+        return ""
+    if isinstance(image, list | tuple):
+        return json.dumps([encode(each) for each in image]) if image else ""
+    return encode(image)
+
+
+def _encode_text(text: str) -> str:
+    if text[:5].lower() == "data:":
+        return text
+    if text[:8].lower().startswith(("http://", "https://")):
+        return encode(_fetch(text))
+    if _is_base64(text):
+        return text
+    return encode(_read(Path(text)))
+
+
+def _is_base64(text: str) -> bool:
+    """Whether a text is a picture already. A path of that length would be an odd one."""
+    if len(text) < _SHORTEST_BASE64:
+        return False
+    try:
+        base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise QueryError(f"The image {str(path)[:200]!r} cannot be read ({reason}).") from None
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "trgen", "Accept": "image/*"})
+        with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+            data: bytes = response.read(_MOST_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        raise QueryError(f"The image {url!r} cannot be fetched: its host answered {error.code}.") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise QueryError(f"The image {url!r} cannot be fetched ({getattr(error, 'reason', error)}).") from None
+    if len(data) > _MOST_BYTES:
+        raise QueryError(f"The image {url!r} has more than {_MOST_BYTES} bytes.")
+    return data
+
+
+def _as_png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    plain = image if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else image.convert("RGB")
+    plain.save(buffer, "PNG")
+    return buffer.getvalue()
