@@ -4,6 +4,9 @@ from typing import Any
 
 from .answers import Ending
 
+_IMPOSSIBLE = -9999.0
+"""OpenAI's log-probability of what has none: JSON knows no infinity."""
+
 
 def completion_logprobs(text: str, ending: Ending) -> dict[str, Any] | None:
     """Return the `logprobs` of a choice of `/v1/completions`, or None where none were asked for.
@@ -18,8 +21,10 @@ def completion_logprobs(text: str, ending: Ending) -> dict[str, Any] | None:
     top = ending.top_logprobs
     return {
         "tokens": ending.tokens,
-        "token_logprobs": [None] * unknown + ending.log_probs,
-        "top_logprobs": None if top is None else [None] * (len(ending.tokens) - len(top)) + top,
+        "token_logprobs": [None] * unknown + [_finite(value) for value in ending.log_probs],
+        "top_logprobs": None
+        if top is None
+        else [None] * (len(ending.tokens) - len(top)) + [_all_finite(t) for t in top],
         "text_offset": _offsets(text, ending.tokens),
     }
 
@@ -31,7 +36,7 @@ def chat_logprobs(ending: Ending) -> dict[str, Any] | None:
     tops = ending.top_logprobs or [{} for _ in ending.tokens]
     content = [
         _token(token, value) | {"top_logprobs": [_token(*each) for each in top.items()]}
-        for token, value, top in zip(ending.tokens, ending.log_probs, tops, strict=True)
+        for token, value, top in zip(ending.tokens, ending.log_probs, tops, strict=False)
     ]
     return {"content": content, "refusal": None}
 
@@ -39,7 +44,15 @@ def chat_logprobs(ending: Ending) -> dict[str, Any] | None:
 def _token(token: str, log_prob: float) -> dict[str, Any]:
     # A token that is part of a character is spelt as the vocabulary does, in signs that are not its bytes; only of
     # ASCII is it certain that it means itself. OpenAI: "Can be null if there is no bytes representation".
-    return {"token": token, "logprob": log_prob, "bytes": list(token.encode()) if token.isascii() else None}
+    return {"token": token, "logprob": _finite(log_prob), "bytes": list(token.encode()) if token.isascii() else None}
+
+
+def _all_finite(top: dict[str, float]) -> dict[str, float]:
+    return {token: _finite(value) for token, value in top.items()}
+
+
+def _finite(log_prob: float) -> float:
+    return max(log_prob, _IMPOSSIBLE)
 
 
 def _offsets(text: str, tokens: list[str]) -> list[int]:

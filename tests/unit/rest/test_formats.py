@@ -81,6 +81,13 @@ def test_an_echoed_prompts_first_token_has_no_log_probability() -> None:
     }
 
 
+def test_an_impossible_token_is_json() -> None:
+    values = ending(log_probs=[float("-inf")], tokens=["a"], top_logprobs=[{"a": float("-inf")}])
+    shape = completion_logprobs("a", values)
+    assert shape is not None
+    assert (shape["token_logprobs"], shape["top_logprobs"]) == ([-9999.0], [{"a": -9999.0}])
+
+
 def test_the_chats_shape() -> None:
     shape = chat_logprobs(ending(log_probs=[-0.25], tokens=["a"], top_logprobs=[{"a": -0.25, "ç": -2.0}]))
     assert shape is not None
