@@ -13,6 +13,7 @@ from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
 from trition_repo_gen.runtime.loaders.nemo2_graph import Config, Graph, GraphError
 from trition_repo_gen.runtime.loaders.nemo2_names import Symbol
+from trition_repo_gen.runtime.loaders.processor import nemo2_folders
 from trition_repo_gen.runtime.settings import Dtype
 
 # What a configuration that names its class only leaves to the class (nemo-toolkit 2.7.3): layers, hidden size, heads,
@@ -77,10 +78,10 @@ def _read(path: Path, needs_processor: bool) -> Checkpoint:
             f"{root} holds a {model.get('model_transform').target.name} adapter without its base model; "
             "merge both with NeMo's llm.peft.merge_lora and write the merged checkpoint."
         )
-    processor = processors.held([root / "context" / "processor", root / "processor"])
+    processor = processors.held(nemo2_folders(root))
     if processor is None and needs_processor:
         raise CheckpointError(
-            f"{root} holds no processor: neither context/processor nor processor has a {processors.MARKER}; "
+            f"{root} holds no processor: neither a folder of its context nor processor has a {processors.MARKER}; "
             "write --processor-name with the folder or the hub's name of the Hugging Face model that it was made from."
         )
     return _checkpoint(root, model.get("config"), family, weights_bytes)

@@ -4,15 +4,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-MARKER = "preprocessor_config.json"
-"""The file that a processor's folder has and a tokenizer's has not."""
+from trition_repo_gen.runtime.loaders.processor import MARKER, is_processor
+
+__all__ = ["MARKER", "held", "is_hub_name", "is_processor"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def is_processor(folder: Path) -> bool:
-    """Whether a folder holds a processor."""
-    return (folder / MARKER).is_file()
 
 
 def is_hub_name(name: str) -> bool:

@@ -145,7 +145,7 @@ class TestProcessor:
     def test_it_is_needed(self, tmp_path: Path) -> None:
         root = write(tmp_path / "qwen", processor=False)
         with pytest.raises(
-            CheckpointError, match=r"qwen holds no processor: neither context/processor .*--processor-name"
+            CheckpointError, match=r"qwen holds no processor: neither a folder of its context .*--processor-name"
         ):
             read_nemo2(root)
         assert read_nemo2(root, needs_processor=False).family == "Qwen2.5-VL"

@@ -48,8 +48,7 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     started = time.monotonic()
     checkpoint = Path(settings.checkpoint)
     progress(f"reading {checkpoint}")
-    # NeMo keeps a copy of the tokenizer's folder in the context, which may have been a whole processor's.
-    folders = [checkpoint / "processor", *sorted(path for path in (checkpoint / "context").iterdir() if path.is_dir())]
+    folders = processor.nemo2_folders(checkpoint)
     reads = processor.load(settings.processor, folders)
     config = _read_config(checkpoint / "context")
     _adapt(config, settings)

@@ -9,8 +9,28 @@ from typing import Any
 from . import tokenizer
 from .errors import LoadError
 
-MARKERS = ("processor_config.json", "preprocessor_config.json")
-"""Files of which a processor's folder has one and a tokenizer's has none; since transformers 5 it is the first."""
+MARKER = "preprocessor_config.json"
+"""The file that a processor's folder has and a tokenizer's has not."""
+_NEWER_MARKER = "processor_config.json"
+"""Since transformers 5."""
+
+
+def is_processor(folder: Path) -> bool:
+    """Whether a folder holds a processor."""
+    return (folder / MARKER).is_file() or (folder / _NEWER_MARKER).is_file()
+
+
+def nemo2_folders(checkpoint: Path) -> list[Path]:
+    """Return where a NeMo 2.0 checkpoint may hold its processor.
+
+    NeMo keeps a copy of the tokenizer's folder in the context, which may have been a whole processor's.
+    """
+    context = checkpoint / "context"
+    return [
+        context / "processor",
+        checkpoint / "processor",
+        *sorted(path for path in context.glob("*") if path.is_dir()),
+    ]
 
 
 def load(setting: str, folders: Sequence[Path]) -> Any:
@@ -25,12 +45,11 @@ def load(setting: str, folders: Sequence[Path]) -> Any:
     """
     from transformers import AutoProcessor
 
-    holds = (folder for folder in folders if any((folder / marker).is_file() for marker in MARKERS))
-    held = next(map(str, holds), None)
+    held = next(map(str, filter(is_processor, folders)), None)
     source = setting or held
     if source is None:
         raise LoadError(
-            f"The checkpoint holds no processor (none of {', '.join(map(str, folders))} has a {MARKERS[0]}); "
+            f"The checkpoint holds no processor (none of {', '.join(map(str, folders))} has a {MARKER}); "
             "set the parameter PROCESSOR to a Hugging Face model's folder or name."
         )
     try:
