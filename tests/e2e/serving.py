@@ -2,10 +2,14 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +77,12 @@ class Asker:
         self._model = model
 
     def __call__(
-        self, prompts: str | bytes | Sequence[str | bytes], *, timeout: float | None = None, **values: Any
+        self,
+        prompts: str | bytes | Sequence[str | bytes],
+        *,
+        timeout: float | None = None,
+        queue_priority: int | None = None,
+        **values: Any,
     ) -> Reply:
         """Send one request; a value that is no list holds for all rows. `timeout` is the request's own, in seconds."""
         prompts = [prompts] if isinstance(prompts, str | bytes) else prompts
@@ -81,7 +90,12 @@ class Asker:
         for name, value in values.items():
             inputs.append(_input(name, INPUTS[name], value if isinstance(value, list) else [value] * len(prompts)))
         with contextlib.closing(self.client()) as client:
-            result = client.infer(self._model, inputs, timeout=None if timeout is None else round(timeout * 1e6))
+            result = client.infer(
+                self._model,
+                inputs,
+                timeout=None if timeout is None else round(timeout * 1e6),
+                parameters=None if queue_priority is None else {"queue_priority": queue_priority},
+            )
         outputs = {name: result.as_numpy(name) for name in (o["name"] for o in result.get_response()["outputs"])}
         lengths = outputs.get("log_probs_lengths", np.zeros((0, 1), dtype=np.int64))[:, 0]
         return Reply(
@@ -139,6 +153,30 @@ class LogLine:
         assert self._found.wait(READY_SECONDS), f"no line with {self._text!r} came"
 
 
+Samples = dict[str, float]
+
+
+def samples(serving: Serving) -> Samples:
+    """Return the model's own samples: name and labels besides the model's → value."""
+    with urllib.request.urlopen(f"http://{serving.server.metrics_url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        if match := re.fullmatch(r"trgen:(\w+)\{(.*)\} (\S+)", line):
+            name, labels, value = match.groups()
+            rest = ",".join(sorted(pair for pair in labels.split(",") if not pair.startswith(("model=", "version="))))
+            found[f"{name} {rest}".strip()] = float(value)
+    return found
+
+
+def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: float = 60.0) -> Samples:
+    """Read the metrics until they fit: sums are handed over now and then."""
+    deadline = time.monotonic() + seconds
+    while not condition(found := samples(serving)):
+        assert time.monotonic() < deadline, found
+    return found
+
+
 def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:
     """Run `trgen build` as a user does."""
     run(
@@ -148,6 +186,24 @@ def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path,
             *("--rank-python", megatron_python, *flags),
         ]
     )
+
+
+def seeded_answers(serving: Serving, seeds: int = 50) -> tuple[list[str], list[str]]:
+    """Return sampled answers to one prompt, a seed each: asked one after the other, and each among 31 others."""
+
+    def ask(seed: int) -> str:
+        return serving.ask("a", max_length=8, top_k=0, temperature=1.5, random_seed=seed).sentences[0]
+
+    def ask_other(number: int) -> None:
+        serving.ask(PROMPTS[number % len(PROMPTS)], max_length=4 + number % 9, top_k=0, temperature=2.0)
+
+    alone = [ask(seed) for seed in range(seeds)]
+    with ThreadPoolExecutor(32) as pool:
+        answers = []
+        for number in range(seeds):
+            answers.append(pool.submit(ask, number))
+            pool.submit(ask_other, number)
+        return alone, [answer.result() for answer in answers]
 
 
 Serve = Callable[..., AbstractContextManager[Serving]]

@@ -1,5 +1,6 @@
 """A full server: who waits, who is turned away, who is not waited for any more."""
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import DTYPES, LogLine, Reply, Serve, Serving
+from tests.e2e.serving import DTYPES, LogLine, Reply, Serve, Serving, wait_for
 
 LONG = "Count from one to fifty."
 BANANA = "What is the color of a banana?"
@@ -16,17 +17,18 @@ BANANA = "What is the color of a banana?"
 
 @pytest.fixture(scope="module")
 def narrow(serve: Serve) -> Iterator[Serving]:
-    """One row at a time, one request may wait."""
-    with serve("llama", "--max-requests", "1", "--max-queue-size", "1", "--debug-mode") as serving:
+    """One row at a time, two requests may wait."""
+    flags = ("--max-requests", "1", "--max-queue-size", "2", "--priority-levels", "3", "--debug-mode")
+    with serve("llama", *flags) as serving:
         yield serving
 
 
-def test_one_runs_one_waits_and_the_third_is_turned_away(narrow: Serving) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(narrow.ask, LONG, max_length=400) for _ in range(3)]
+def test_one_runs_two_wait_and_the_fourth_is_turned_away(narrow: Serving) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(narrow.ask, LONG, max_length=400) for _ in range(4)]
     refused = [future.exception() for future in futures if future.exception()]
     assert [str(error) for error in refused] == [
-        "[503] The server is full and 1 requests wait already; try again later."
+        "[503] The server is full and 2 requests wait already; try again later."
     ]
     replies: list[Future[Reply]] = [future for future in futures if not future.exception()]
     assert len({future.result().sentences[0] for future in replies}) == 1
@@ -40,6 +42,24 @@ def test_a_request_ends_with_its_timeout(narrow: Serving) -> None:
         assert isinstance(error, InferenceServerException)
         assert (error.status(), error.message()) == ("503", "The request took longer than its timeout.")
     assert narrow.ask(BANANA, max_length=8).sentences == [" Yellow."]
+
+
+def test_the_more_urgent_goes_first(narrow: Serving) -> None:
+    started = LogLine(narrow, "request with 1 rows")
+    logged = len(narrow.log)
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(narrow.ask, LONG, max_length=900, min_length=900)
+        started.wait()
+        waiting = []
+        for number, priority in ((1, 3), (2, 1)):
+            waiting.append(pool.submit(narrow.ask, f"{priority}", max_length=1, queue_priority=priority))
+            wait_for(narrow, lambda found, number=number: found["num_requests_waiting"] == number)
+        for future in waiting:
+            future.result()
+    admitted = [line for line in narrow.log[logged:] if "request with 1 rows" in line]
+    assert [re.search(r"prompt='(.*?)'", line)[1] for line in admitted] == [LONG, "1", "3"]  # type: ignore[index]
+    with pytest.raises(InferenceServerException, match="queue_priority is 4; it has to be a whole number from 1 to 3"):
+        narrow.ask(BANANA, queue_priority=4)
 
 
 def test_a_cancelled_call_frees_the_place(narrow: Serving) -> None:

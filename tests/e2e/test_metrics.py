@@ -1,35 +1,7 @@
 """Triton's metrics endpoint tells what the deployment did."""
 
-import re
-import time
-import urllib.request
-from collections.abc import Callable
-
-from tests.e2e.serving import Serving
+from tests.e2e.serving import Samples, Serving, samples, wait_for
 from trition_repo_gen.clients import LLMClient
-
-Samples = dict[str, float]
-
-
-def samples(serving: Serving) -> Samples:
-    """Return the model's own samples: name and labels besides the model's → value."""
-    with urllib.request.urlopen(f"http://{serving.server.metrics_url}/metrics") as response:
-        lines = response.read().decode().splitlines()
-    found = {}
-    for line in lines:
-        if match := re.fullmatch(r"trgen:(\w+)\{(.*)\} (\S+)", line):
-            name, labels, value = match.groups()
-            rest = ",".join(sorted(pair for pair in labels.split(",") if not pair.startswith(("model=", "version="))))
-            found[f"{name} {rest}".strip()] = float(value)
-    return found
-
-
-def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: float = 60.0) -> Samples:
-    """Read the metrics until they fit: sums are handed over now and then."""
-    deadline = time.monotonic() + seconds
-    while not condition(found := samples(serving)):
-        assert time.monotonic() < deadline, found
-    return found
 
 
 def test_what_requests_did_is_counted(llama: Serving) -> None:

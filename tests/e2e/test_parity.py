@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import PROMPTS, Serve, assert_same_answers
+from tests.e2e.serving import PROMPTS, Serve, assert_same_answers, seeded_answers
 
 LAYOUTS = {
     "llama TP2": ("llama", ["--tensor-parallel-size", "2"]),
@@ -24,10 +24,16 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout(layout: str, serve: Serve, references: dict[str, list[dict[str, Any]]]) -> None:
+def test_layout(
+    layout: str, serve: Serve, references: dict[str, list[dict[str, Any]]], request: pytest.FixtureRequest
+) -> None:
     name, flags = LAYOUTS[layout]
     with serve(name, *flags) as serving, ThreadPoolExecutor(len(PROMPTS)) as pool:
         # One request a prompt, all at once, so that every replica gets some.
         replies = list(pool.map(lambda prompt: serving.ask(prompt, max_length=32, compute_logprob=True), PROMPTS))
+        if layout == "llama TP2":
+            alone, among_others = seeded_answers(serving)
+            one_rank, _ = seeded_answers(request.getfixturevalue("llama"))
+            assert alone == among_others == one_rank
 
     assert_same_answers(replies, references[name])

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import PROMPTS, Serving, assert_same_answers
+from tests.e2e.serving import PROMPTS, Serving, assert_same_answers, seeded_answers
 
 BANANA, CAPITAL = PROMPTS[:2]
 LONG = "Count from one to twenty."
@@ -41,6 +41,13 @@ def test_a_batch_is_its_rows(llama: Serving) -> None:
 
     assert together.sentences == [reply.sentences[0] for reply in alone]
     assert together.completion_tokens == [reply.completion_tokens[0] for reply in alone]
+
+
+def test_a_seed_gives_the_same_answer_alone_and_among_others(llama: Serving) -> None:
+    alone, among_others = seeded_answers(llama)
+
+    assert alone == among_others
+    assert len(set(alone)) > 40
 
 
 def test_greedy_rows_among_sampled_ones_equal_their_single_answers(llama: Serving) -> None:

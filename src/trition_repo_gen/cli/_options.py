@@ -93,7 +93,25 @@ BUILD = FlagGroup(
             help="Tokens of prompt and answer together. [default: 4096, or the model's if that is less]",
         ),
         "max_requests": _count("--max-requests", help="Rows that one replica decodes together."),
-        "kv_cache_gib": Option("--kv-cache-gib", metavar="GIB", min=0.0, help="KV cache per rank; 0 chooses."),
+        "kv_cache_gib": Option(
+            "--kv-cache-gib", metavar="GIB", min=0.0, help="KV cache per rank; 0 chooses, on a GPU by the next flag."
+        ),
+        "kv_cache_fraction": Option(
+            "--kv-cache-fraction",
+            metavar="SHARE",
+            min=0.01,
+            max=1.0,
+            help="KV cache as a share of the GPU memory that is free after loading.",
+        ),
+        "enable_prefix_caching": Option(
+            "--enable-prefix-caching/--no-prefix-caching",
+            help="Compute what prompts have in common at their beginning once.",
+        ),
+        "enable_chunked_prefill": Option(
+            "--enable-chunked-prefill/--no-chunked-prefill",
+            help="Take long prompts in over several steps, between which others go on.",
+        ),
+        "chunked_prefill_size": _count("--chunked-prefill-size", help="Tokens of such a step."),
         "enable_flash_decode": Option("--enable-flash-decode", "-efd", "-fd", help="Accepted: the engine always does."),
         "enable_cuda_graphs": Option(
             "--enable-cuda-graphs", "-cg", help="Record the decoding step on a GPU: faster, slower to start."
@@ -126,12 +144,22 @@ BUILD = FlagGroup(
             "--max-batch-size", "-mbs", help="Rows that one request may have. [default: 8; with --multimodal, 4]"
         ),
         "no_stream": Option("--no-stream", help="Write no NAME_stream beside the model, which streams its answers."),
+        "trtllm_alias": Option(
+            "--trtllm-alias",
+            help="Write NAME_trtllm beside the model, with the tensors that Triton's OpenAI frontend sends.",
+        ),
         "max_queue_size": _count("--max-queue-size", least=0, help="Requests that may wait; 0 is no limit."),
         "queue_timeout": Option(
             "--queue-timeout",
             metavar="SECONDS",
             min=0.0,
             help="How long a request may wait; 0 is no limit.",
+        ),
+        "priority_levels": _count(
+            "--priority-levels", help="Levels of the request parameter queue_priority; 1 goes first."
+        ),
+        "default_priority": _count(
+            "--default-priority", help="Of requests that do not say. [default: the level in the middle]"
         ),
         "rank_python": Option(
             "--rank-python",

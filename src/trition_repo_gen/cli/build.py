@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from trition_repo_gen.repository.build import Build
 
 
+_TWINS = {"stream": "which streams its answers", "trtllm": "which has the tensors of TensorRT-LLM"}
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to `trgen`."""
     app.command("build")(build)
@@ -37,9 +40,9 @@ def print_build(result: "Build") -> None:
     deployment, checkpoint = result.deployment, result.checkpoint
     verb = "would be " if result.dry_run and result.written.outcome != "unchanged" else ""
     typer.echo(f"{verb}{result.written.outcome}: {deployment.model_folder} (version {deployment.model_version})")
-    if result.stream is not None:
-        verb = "would be " if result.dry_run and result.stream.outcome != "unchanged" else ""
-        typer.echo(f"{verb}{result.stream.outcome}: {deployment.stream_folder}, which streams its answers")
+    for twin, written in result.twins.items():
+        verb = "would be " if result.dry_run and written.outcome != "unchanged" else ""
+        typer.echo(f"{verb}{written.outcome}: {deployment.twin_folder(twin)}, {_TWINS[twin]}")
     if result.written.outcome == "updated":
         typer.echo(f"changed: {_list(list(map(str, result.written.changed)))}")
     if result.written.edited and not result.dry_run:

@@ -8,11 +8,11 @@ from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository import idle, interpreter
-from trition_repo_gen.repository.deployment import Deployment
+from trition_repo_gen.repository.deployment import Deployment, Twin
 from trition_repo_gen.repository.options import BuildOptions
-from trition_repo_gen.repository.render import CONFIG, Files, render, render_stream
+from trition_repo_gen.repository.render import CONFIG, Files, render, render_twin
 from trition_repo_gen.repository.source import read_checkpoint
-from trition_repo_gen.repository.validate import validate, validate_stream
+from trition_repo_gen.repository.validate import validate, validate_twin
 from trition_repo_gen.repository.write import Written, compare, refuse_foreign, remove, write
 from trition_repo_gen.runtime import image_urls
 from trition_repo_gen.runtime.settings import Settings
@@ -28,8 +28,8 @@ class Build:
     files: Files
     written: Written
     """What was done, in a dry run what would be done."""
-    stream: Written | None
-    """The same of the streaming twin's folder, if there is one."""
+    twins: dict[Twin, Written]
+    """The same of the twins' folders, of those that there are."""
     dry_run: bool
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
@@ -56,12 +56,13 @@ def build_repository(options: BuildOptions) -> Build:
         model_repository=options.model_repository.expanduser(),
         max_batch_size=options.max_batch_size or (4 if checkpoint.multimodal else 8),
         stream=not options.no_stream,
+        trtllm_alias=options.trtllm_alias,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
     python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
     files = render(deployment)
     folder, version = deployment.model_folder, deployment.model_version
-    stream = _write_stream(deployment, options)
+    twins = _write_twins(deployment, options)
     if options.dry_run:
         validate(files[CONFIG].decode(), deployment)
         written = compare(folder, version, files)
@@ -74,27 +75,34 @@ def build_repository(options: BuildOptions) -> Build:
             check=lambda staged: validate((staged / CONFIG).read_text(encoding="utf-8"), deployment),
         )
     notes = (*layout_notes, *length_notes, *idle_notes, *python_notes, *_surroundings(options, deployment))
-    return Build(deployment, checkpoint, layout, files, written, stream, options.dry_run, notes)
+    return Build(deployment, checkpoint, layout, files, written, twins, options.dry_run, notes)
 
 
-def _write_stream(deployment: Deployment, options: BuildOptions) -> Written | None:
-    """Write the streaming twin, or remove the one of an earlier build, once both folders may be written."""
-    folder, version = deployment.stream_folder, deployment.model_version
+def _write_twins(deployment: Deployment, options: BuildOptions) -> dict[Twin, Written]:
+    """Write the twins, or remove those of an earlier build, once all folders may be written."""
+    version = deployment.model_version
     refuse_foreign(deployment.model_folder, version, force=options.force)
-    if not deployment.stream:
-        if not options.dry_run:
-            remove(folder)
-        return None
-    files = render_stream(deployment)
+    wanted: list[Twin] = [twin for twin, wanted in deployment.twins.items() if wanted]
+    for twin in wanted:
+        refuse_foreign(deployment.twin_folder(twin), version, force=options.force)
+    if not options.dry_run:
+        for twin in deployment.twins.keys() - wanted:
+            remove(deployment.twin_folder(twin))
+    return {twin: _write_twin(deployment, twin, options) for twin in wanted}
+
+
+def _write_twin(deployment: Deployment, twin: Twin, options: BuildOptions) -> Written:
+    folder, version = deployment.twin_folder(twin), deployment.model_version
+    files = render_twin(deployment, twin)
     if options.dry_run:
-        validate_stream(files[CONFIG].decode(), deployment)
+        validate_twin(files[CONFIG].decode(), deployment, twin)
         return compare(folder, version, files)
     return write(
         folder,
         version,
         files,
         force=options.force,
-        check=lambda staged: validate_stream((staged / CONFIG).read_text(encoding="utf-8"), deployment),
+        check=lambda staged: validate_twin((staged / CONFIG).read_text(encoding="utf-8"), deployment, twin),
     )
 
 
@@ -142,7 +150,13 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
         max_requests=options.max_requests,
         max_queue_size=options.max_queue_size,
         queue_timeout=options.queue_timeout,
+        priority_levels=options.priority_levels,
+        default_priority=options.default_priority or 0,
         kv_cache_gib=options.kv_cache_gib,
+        kv_cache_fraction=options.kv_cache_fraction,
+        enable_prefix_caching=options.enable_prefix_caching,
+        enable_chunked_prefill=options.enable_chunked_prefill,
+        chunked_prefill_size=options.chunked_prefill_size,
         **_given(
             inference_batch_times_seqlen_threshold=options.inference_batch_times_seqlen_threshold,
             allow_image_urls=",".join(_patterns(options.allow_image_urls)) or None,

@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.runtime.settings import Settings, StreamSettings
+
+Twin = Literal["stream", "trtllm"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
@@ -23,6 +26,8 @@ class Deployment(BaseModel):
     """Rows in one request; the batcher puts no more into one call of the stub either."""
     stream: bool = True
     """Whether a twin streams the answers."""
+    trtllm_alias: bool = False
+    """Whether a twin has the tensors of a TensorRT-LLM model."""
     settings: Settings
 
     @field_validator("model_name")
@@ -36,24 +41,48 @@ class Deployment(BaseModel):
             )
         return name
 
+    @field_validator("settings")
+    @classmethod
+    def _check_settings(cls, settings: Settings) -> Settings:
+        if settings.default_priority > settings.priority_levels:
+            raise RepositoryError(
+                f"--default-priority is {settings.default_priority}, and --priority-levels {settings.priority_levels}; "
+                "write a level that there is, or more levels."
+            )
+        if settings.enable_chunked_prefill and settings.chunked_prefill_size < settings.max_requests:
+            raise RepositoryError(
+                f"--chunked-prefill-size is {settings.chunked_prefill_size}, but {settings.max_requests} rows "
+                "(--max-requests) may run at once and have a token each in every step; write at least that."
+            )
+        return settings
+
+    @model_validator(mode="after")
+    def _check_alias(self) -> Self:
+        if self.trtllm_alias and self.settings.multimodal:
+            raise RepositoryError("--trtllm-alias has no tensor for images; leave it out for a multimodal model.")
+        return self
+
     @property
     def model_folder(self) -> Path:
         """Where config.pbtxt lies."""
         return self.model_repository / self.model_name
 
     @property
-    def stream_name(self) -> str:
-        """The name of the twin that streams."""
-        return f"{self.model_name}_stream"
+    def twins(self) -> dict[Twin, bool]:
+        """The models that may stand beside this one and use its ranks, and whether they do."""
+        return {"stream": self.stream, "trtllm": self.trtllm_alias}
 
-    @property
-    def stream_folder(self) -> Path:
-        """Where the twin's config.pbtxt lies."""
-        return self.model_repository / self.stream_name
+    def twin_name(self, twin: Twin) -> str:
+        """Return a twin's name."""
+        return f"{self.model_name}_{twin}"
+
+    def twin_folder(self, twin: Twin) -> Path:
+        """Return where a twin's config.pbtxt lies."""
+        return self.model_repository / self.twin_name(twin)
 
     @property
     def stream_settings(self) -> StreamSettings:
-        """The twin's settings."""
+        """The twins' settings."""
         settings = self.settings
         return StreamSettings(
             stream_of=self.model_name,

@@ -24,6 +24,9 @@ _LLM_ONLY = (
     "tokenizer",
     "enable_flash_decode",
     "enable_cuda_graphs",
+    "enable_prefix_caching",
+    "enable_chunked_prefill",
+    "chunked_prefill_size",
 )
 _BECAUSE = {
     "tokenizer": "its processor has the tokenizer; write --processor-name",

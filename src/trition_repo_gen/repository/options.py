@@ -39,6 +39,10 @@ class BuildOptions:
     """None: 8, of a multimodal model 4."""
     max_requests: int = 256
     kv_cache_gib: float = 0.0
+    kv_cache_fraction: float = 0.8
+    enable_prefix_caching: bool = False
+    enable_chunked_prefill: bool = False
+    chunked_prefill_size: int = 2048
     enable_flash_decode: bool = False
     enable_cuda_graphs: bool = False
     legacy_ckpt: bool = False
@@ -51,10 +55,13 @@ class BuildOptions:
     max_image_pixels: int | None = None
 
     no_stream: bool = False
+    trtllm_alias: bool = False
 
     max_queue_size: int = 1024
     queue_timeout: float = 0.0
     """Seconds; 0 means none."""
+    priority_levels: int = 1
+    default_priority: int | None = None
 
     rank_python: str | None = None
     """None: $TRGEN_NEMO_PYTHON for NeMo 2.0, else $TRGEN_RANK_PYTHON, else python3."""

@@ -8,7 +8,7 @@ from google.protobuf.text_encoding import CEscape
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import trition_repo_gen
-from trition_repo_gen.repository.deployment import Deployment
+from trition_repo_gen.repository.deployment import Deployment, Twin
 
 Files = dict[PurePosixPath, bytes]
 """Path below the model's folder → content."""
@@ -25,9 +25,12 @@ _GROUPS = {
     "CHECKPOINT": "What is served. Paths are those of the machine that serves.",
     "TENSOR_PARALLEL_SIZE": "How the model is cut over ranks. TENSOR × PIPELINE × CONTEXT ranks make one replica,\n"
     "# and NUM_GPUS × NUM_NODES ranks are started. Change these with `trgen build`, which checks that they fit.",
-    "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), rows decoded together per replica,\n"
-    "# requests that may wait (0: any number) and for how many seconds (0: for ever), GiB of KV\n"
-    "# cache per rank (0: what is free).",
+    "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), rows decoded together per replica.\n"
+    "# Requests that may wait (0: any number), for how many seconds (0: for ever), how many levels of urgency\n"
+    "# they have (1 goes first) and the level of those that do not say (0: the middle).",
+    "KV_CACHE_GIB": "The KV cache. GiB per rank (0: a share of the GPU memory that is free after loading) and that\n"
+    "# share. Whether prompts that begin alike share it, and whether long ones are taken in over several steps of so\n"
+    "# many tokens.",
     "STREAM_OF": "The model whose ranks this one uses, and for how many seconds it waits for that model to load.",
     "ALLOW_IMAGE_URLS": "Images. Hosts that pictures are fetched from, as in a.example.org,*.b.example.org (no value:\n"
     "# none, clients send the pictures themselves). Pictures per prompt, MiB of an encoded one, pixels of one decoded.",
@@ -72,16 +75,16 @@ def templates_folder() -> Path:
 
 def render(deployment: Deployment) -> Files:
     """Return the files of the model's folder that belong to this deployment: config.pbtxt and the version's folder."""
-    return _render(deployment, deployment.model_name, deployment.settings.to_parameters(), _runtime_files())
+    return _render(deployment, None, deployment.settings.to_parameters(), _runtime_files())
 
 
-def render_stream(deployment: Deployment) -> Files:
-    """Return the files of the streaming twin's folder."""
+def render_twin(deployment: Deployment, twin: Twin) -> Files:
+    """Return the files of a twin's folder."""
     runtime = {path: content for path, content in _runtime_files().items() if path.parts[0] not in _RANKS_ONLY}
-    return _render(deployment, deployment.stream_name, deployment.stream_settings.to_parameters(), runtime)
+    return _render(deployment, twin, deployment.stream_settings.to_parameters(), runtime)
 
 
-def _render(deployment: Deployment, name: str, parameters: dict[str, str], runtime: Files) -> Files:
+def _render(deployment: Deployment, kind: Twin | None, parameters: dict[str, str], runtime: Files) -> Files:
     environment = Environment(
         loader=FileSystemLoader(templates_folder()),
         undefined=StrictUndefined,
@@ -94,8 +97,8 @@ def _render(deployment: Deployment, name: str, parameters: dict[str, str], runti
     multimodal = deployment.settings.multimodal
     values = {
         "deployment": deployment,
-        "name": name,
-        "streams": name == deployment.stream_name,
+        "name": deployment.twin_name(kind) if kind else deployment.model_name,
+        "kind": kind,
         "parameters": _grouped(
             {key: value for key, value in parameters.items() if multimodal or key not in MULTIMODAL_ONLY}
         ),

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.repository.deployment import Deployment
+from trition_repo_gen.repository.deployment import Deployment, Twin
 from trition_repo_gen.runtime.settings import Settings, SettingsError, StreamSettings
 
 
@@ -51,12 +51,12 @@ def validate(text: str, deployment: Deployment) -> None:
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
 
 
-def validate_stream(text: str, deployment: Deployment) -> None:
-    """Do the same for the streaming twin."""
+def validate_twin(text: str, deployment: Deployment, twin: Twin) -> None:
+    """Do the same for a twin."""
     config = parse(text)
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     read = (config.name, config.model_transaction_policy.decoupled, StreamSettings.from_parameters(parameters))
-    meant = (deployment.stream_name, True, deployment.stream_settings)
+    meant = (deployment.twin_name(twin), True, deployment.stream_settings)
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
 
 

@@ -88,8 +88,20 @@ class Settings(_Parameters):
     """Requests that may wait while the engines are full; 0 means any number."""
     queue_timeout: float = 0.0
     """Seconds that a request may wait, unless it says otherwise; 0 means for ever."""
+    priority_levels: int = 1
+    """Requests that wait go in by their parameter `queue_priority`, from 1, which is first, to this."""
+    default_priority: int = 0
+    """Of requests that do not say; 0 means the level in the middle."""
     kv_cache_gib: float = 0.0
-    """0 means what is free after loading on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
+    """0 means `kv_cache_fraction` on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
+    kv_cache_fraction: float = 0.8
+    """Of the GPU memory that is free after loading; the rest is for activations, logits and CUDA graphs."""
+    enable_prefix_caching: bool = False
+    """Keep the KV blocks of finished rows for prompts that begin alike, as long as nothing else needs them."""
+    enable_chunked_prefill: bool = False
+    """Take long prompts in over several steps, so that they do not hold up the rows that run."""
+    chunked_prefill_size: int = 2048
+    """Tokens of such a step at the most, those of running rows among them."""
     inference_batch_times_seqlen_threshold: int = 1000
     """Multimodal, with pipeline stages: a step of more tokens than this is split into micro-batches of so many."""
     enable_flash_decode: bool = False

@@ -238,18 +238,16 @@ def test_a_twin_streams(build: Callable[..., Build], tmp_path: Path) -> None:
     assert [tensor.name for tensor in config.input] == [tensor.name for tensor in parse(result.config).input]
     assert "stream_model import TritonPythonModel" in (folder / "1" / "model.py").read_text()
     assert not (folder / "1" / "runtime" / "ranks").exists()
-    assert result.stream is not None
-    assert result.stream.outcome == "created"
+    assert result.twins["stream"].outcome == "created"
     again = build(start_timeout=77)
-    assert again.stream is not None
-    assert (again.written.outcome, again.stream.outcome) == ("unchanged", "unchanged")
+    assert (again.written.outcome, again.twins["stream"].outcome) == ("unchanged", "unchanged")
 
 
 def test_a_twin_that_is_not_wanted_any_more_goes(build: Callable[..., Build], tmp_path: Path) -> None:
     build()
-    assert build(no_stream=True, dry_run=True).stream is None
+    assert build(no_stream=True, dry_run=True).twins == {}
     assert (tmp_path / "models" / "llama_stream").exists()
-    assert build(no_stream=True).stream is None
+    assert build(no_stream=True).twins == {}
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama"]
 
 
@@ -364,3 +362,18 @@ class TestMultimodal:
         assert settings.processor == "Qwen/Qwen2.5-VL-3B-Instruct"
         (root / "iter_0000000" / "tokenizer" / "preprocessor_config.json").write_text("{}")
         assert nemo(nemo_checkpoint=None, megatron_checkpoint=root).deployment.settings.processor == ""
+
+
+def test_an_alias_has_the_tensors_of_tensorrt_llm(build: Callable[..., Build], tmp_path: Path) -> None:
+    result = build(trtllm_alias=True)
+    folder = tmp_path / "models" / "llama_trtllm"
+    config = parse((folder / "config.pbtxt").read_text())
+    assert (config.name, config.max_batch_size, config.model_transaction_policy.decoupled) == ("llama_trtllm", 1, True)
+    assert config.parameters["STREAM_OF"].string_value == "llama"
+    assert [tensor.name for tensor in config.input if not tensor.optional] == ["text_input"]
+    assert {tensor.name for tensor in config.input if list(tensor.dims) == [-1]} == {"stop_words"}
+    assert [tensor.name for tensor in config.output][:3] == ["text_output", "num_input_tokens", "num_output_tokens"]
+    assert "trtllm_model import TritonPythonModel" in (folder / "1" / "model.py").read_text()
+    assert result.twins["trtllm"].outcome == "created"
+    assert list(build().twins) == ["stream"]
+    assert not folder.exists()

@@ -41,3 +41,15 @@ def test_names_that_triton_would_not_take(name: str, instead: str) -> None:
 def test_values_out_of_range(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         deployment(**changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"default_priority": 2}, "--default-priority is 2, and --priority-levels 1"),
+        ({"enable_chunked_prefill": True, "chunked_prefill_size": 255}, "is 255, but 256 rows"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(RepositoryError, match=sentence):
+        deployment(settings=Settings(checkpoint="/c", **settings))  # type: ignore[arg-type]

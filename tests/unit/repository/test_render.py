@@ -10,7 +10,7 @@ from trition_repo_gen.repository.render import (
     MULTIMODAL_ONLY,
     is_edited,
     render,
-    render_stream,
+    render_twin,
     sign,
     templates_folder,
 )
@@ -93,7 +93,7 @@ def test_every_parameter_stands_in_a_group_with_a_comment(deployment: Deployment
         (key, not value) for key, value in deployment.settings.to_parameters().items() if key not in MULTIMODAL_ONLY
     ]
     blocks = [block for block in text.split("\n\n") if "\nparameters {" in block]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert all(block.startswith("# ") for block in blocks)
     assert max(len(line) for line in text.splitlines() if line.startswith("#")) <= 120
 
@@ -128,14 +128,14 @@ def test_an_edit_by_hand_is_known() -> None:
 def test_only_a_multimodal_model_takes_images(deployment: Deployment) -> None:
     settings = replace(deployment.settings, multimodal=True, allow_image_urls="a.example.org", max_images=3)
     multimodal = deployment.model_copy(update={"settings": settings})
-    for files in (render(multimodal), render_stream(multimodal)):
+    for files in (render(multimodal), render_twin(multimodal, "stream")):
         config = parse(files[CONFIG].decode())
         assert [(tensor.name, tensor.optional) for tensor in config.input if tensor.name == "images"] == [
             ("images", True)
         ]
         assert config.parameters["ALLOW_IMAGE_URLS"].string_value == "a.example.org"
         assert config.parameters["MAX_IMAGES"].string_value == "3"
-    for files in (render(deployment), render_stream(deployment)):
+    for files in (render(deployment), render_twin(deployment, "stream")):
         config = parse(files[CONFIG].decode())
         assert not [tensor for tensor in config.input if tensor.name == "images"]
         assert not MULTIMODAL_ONLY & set(config.parameters)

@@ -1,8 +1,8 @@
 """Who may go to the ranks now, who waits, and who is turned away."""
 
+import bisect
 import threading
 import time
-from collections import deque
 from typing import Protocol
 
 
@@ -11,6 +11,8 @@ class Request(Protocol):
 
     places: int
     """Rows."""
+    priority: int
+    """Lower goes first."""
     patient_until: float
     """When it does not want to wait any longer, on the monotonic clock; infinity for never."""
 
@@ -35,7 +37,10 @@ class Observer:
 
 
 class Admission:
-    """Lets requests in, in order of arrival, while there are places. A request that is larger than all goes in alone.
+    """Lets requests in while there are places: the more urgent first, those alike in order of arrival.
+
+    None passes a more urgent one or an equal one that waits, though it may be small enough for the places that are
+    free. A request that is larger than all places goes in alone.
 
     Triton's queue could do this if `execute` blocked while the ranks are full. But with a `max_queue_size` or a timeout
     in `dynamic_batching` Triton's batcher does not look ahead, and then it can miss a request that comes between two
@@ -54,7 +59,8 @@ class Admission:
         self._max_waiting = max_waiting
         self._observer = observer or Observer()
         self._taken = 0
-        self._waiting: deque[Request] = deque()
+        self._waiting: list[Request] = []
+        """By priority, then by arrival."""
         self._changed = threading.Condition()
         self._closed = False
         self._clock = threading.Thread(target=self._turn_late_ones_away, name="queue timeouts", daemon=True)
@@ -63,13 +69,14 @@ class Admission:
     def enter(self, request: Request) -> None:
         """Start the request, keep it waiting, or turn it away."""
         with self._changed:
-            if not self._waiting and self._fits(request):
+            first = not self._waiting or request.priority < self._waiting[0].priority
+            if first and self._fits(request):
                 self._taken += request.places
                 full = False
             else:
                 full = self._closed or 0 < self._max_waiting <= len(self._waiting)
                 if not full:
-                    self._waiting.append(request)
+                    bisect.insort(self._waiting, request, key=lambda waiting: waiting.priority)
                     self._observer.waiting(len(self._waiting))
                     self._changed.notify()
                     return
@@ -86,7 +93,7 @@ class Admission:
         with self._changed:
             self._taken -= places
             while self._waiting and self._fits(self._waiting[0]):
-                request = self._waiting.popleft()
+                request = self._waiting.pop(0)
                 self._taken += request.places
                 admitted.append(request)
             self._observer.waiting(len(self._waiting))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import zmq
 
@@ -74,10 +75,14 @@ class Guest:
             raise HostGoneError(f"Model {self._model!r}, whose ranks this one uses, does not run; load it as well.")
         return self._max_prompt_bytes
 
-    def submit(self, row: Row, on_outcome: OnOutcome, on_text: OnText) -> int:
-        """Hand a row over; callbacks come on the guest's thread. Returns the row's id."""
+    def submit(self, row: Row, priority: Any, on_outcome: OnOutcome, on_text: OnText) -> int:
+        """Hand a row over, with the priority that its request asked for; callbacks come on the guest's thread.
+
+        Returns:
+            the row's id.
+        """
         row_id = next(self._ids)
-        self._commands.put((Enter(row_id, row), _Guided(on_outcome, on_text)))
+        self._commands.put((Enter(row_id, row, priority), _Guided(on_outcome, on_text)))
         return row_id
 
     def cancel(self, row_id: int) -> None:

@@ -10,6 +10,8 @@ import zmq
 from ..protocol import Cancel, Done, Refused, decode, encode
 from .admission import Admission
 from .ending import EndsOnce
+from .errors import BadRequestError
+from .priority import Priorities
 from .ranks import Outcome, Ranks
 from .sharing import Enter, Knock, Text, Welcome, remove_leftovers, socket_path, tombstone
 
@@ -21,12 +23,14 @@ class Host:
         model: the model's name.
         version: its version.
         ranks: take the rows; not started yet.
+        priorities: how urgent a row may be.
         patience: seconds that a row may wait for a place; infinity for ever.
     """
 
-    def __init__(self, model: str, version: int, ranks: Ranks, patience: float):
+    def __init__(self, model: str, version: int, ranks: Ranks, priorities: Priorities, patience: float):
         self._path = socket_path(os.getppid(), model, version)
         self._ranks = ranks
+        self._priorities = priorities
         self._patience = patience
         self._admission: Admission | None = None
         self._max_prompt_bytes: int | None = None
@@ -62,11 +66,19 @@ class Host:
                 if isinstance(message, Knock):
                     self.send(identity, Welcome(os.getpid(), self._max_prompt_bytes))
                 elif isinstance(message, Enter) and self._admission is not None:
-                    row = GuestRow(self, identity, message, self._admission, self._ranks, self._patience)
-                    self._rows[identity, message.id] = row
-                    self._admission.enter(row)
+                    self._enter(identity, message, self._admission)
                 elif isinstance(message, Cancel) and (identity, message.id) in self._rows:
                     self._rows.pop((identity, message.id)).cancel()
+
+    def _enter(self, identity: bytes, request: Enter, admission: Admission) -> None:
+        try:
+            priority = self._priorities.check(request.priority)
+        except BadRequestError as error:
+            self.send(identity, Refused(request.id, "INVALID_ARG", str(error)))
+            return
+        row = GuestRow(self, identity, request, admission, self._ranks, priority, self._patience)
+        self._rows[identity, request.id] = row
+        admission.enter(row)
 
     def send(self, identity: bytes, message: Any) -> None:
         """Send to a guest. To be called on the ranks' thread."""
@@ -88,9 +100,17 @@ class GuestRow(EndsOnce):
     places = 1
 
     def __init__(
-        self, host: Host, identity: bytes, request: Enter, admission: Admission, ranks: Ranks, patience: float
+        self,
+        host: Host,
+        identity: bytes,
+        request: Enter,
+        admission: Admission,
+        ranks: Ranks,
+        priority: int,
+        patience: float,
     ):
         super().__init__()
+        self.priority = priority
         self._arrived = time.monotonic()
         self.patient_until = self._arrived + patience
         self._host = host

@@ -15,6 +15,7 @@ from .host import Host
 from .metrics import Metrics
 from .pending import PendingRequest
 from .pictures import PictureLimits
+from .priority import Priorities, asked_priority
 from .ranks import Ranks, RanksError
 from .requests import read_rows
 from .triton import input_arrays, send_error
@@ -41,7 +42,8 @@ class TritonPythonModel:
         self._metrics = Metrics(self._name, args["model_version"])
         self._ranks = Ranks(settings, script, self._log, self._metrics)
         self._patience = settings.queue_timeout or math.inf
-        self._host = Host(self._name, int(args["model_version"]), self._ranks, self._patience)
+        self._priorities = Priorities.of(settings)
+        self._host = Host(self._name, int(args["model_version"]), self._ranks, self._priorities, self._patience)
         try:
             limits = self._ranks.start()
         except RanksError as error:
@@ -61,6 +63,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 rows = read_rows(input_arrays(request), self._max_prompt_bytes, self._pictures)
+                priority = self._priorities.check(asked_priority(request))
             except BadRequestError as error:
                 self._metrics.refused("INVALID_ARG")
                 send_error(sender, "INVALID_ARG", str(error))
@@ -70,6 +73,7 @@ class TritonPythonModel:
                     rows,
                     sender,
                     request.requested_output_names(),
+                    priority=priority,
                     patience=self._patience,
                     timeout=request.timeout() / 1e6 or math.inf,
                     admission=self._admission,

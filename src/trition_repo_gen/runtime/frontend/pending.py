@@ -20,6 +20,7 @@ class PendingRequest(OpenRequest):
         rows: what to continue.
         sender: Triton's response sender.
         wanted: names of the outputs that the client asked for.
+        priority: how urgent it is, 1 goes first.
         patience: seconds that the request may wait for a place; infinity for ever.
         timeout: seconds until it ends in any case; infinity for never.
         admission: gives the places and takes them back.
@@ -34,6 +35,7 @@ class PendingRequest(OpenRequest):
         sender: Any,
         wanted: list[str],
         *,
+        priority: int,
         patience: float,
         timeout: float,
         admission: Admission,
@@ -43,6 +45,7 @@ class PendingRequest(OpenRequest):
     ):
         super().__init__(sender, timeout, watcher)
         self.places = len(rows)
+        self.priority = priority
         self._started = time.monotonic()
         self.patient_until = self._started + patience
         self._rows = rows

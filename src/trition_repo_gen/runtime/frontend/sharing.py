@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from ..protocol import Row, register
 
@@ -31,10 +32,11 @@ class Welcome:
 @register
 @dataclass(frozen=True)
 class Enter:
-    """A row to continue; what comes of it has the same `id`."""
+    """A row to continue; what comes of it has the same `id`. `priority` is what the request asked for, unchecked."""
 
     id: int
     row: Row
+    priority: Any = None
 
 
 @register

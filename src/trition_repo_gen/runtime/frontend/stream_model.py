@@ -1,28 +1,52 @@
-"""The streaming twin's Python-backend model: decoupled, one row a request, many responses."""
+"""Python-backend models without ranks: decoupled, one row a request, many responses; the streaming twin is one."""
 
 import json
 import math
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
-from ..protocol import Refused, Row
+from ..protocol import Done, Refused, Row
 from ..settings import SettingsError, StreamSettings
 from .ending import OpenRequest
 from .errors import BadRequestError
 from .guest import Guest, HostGoneError
 from .pictures import PictureLimits
+from .priority import asked_priority
 from .ranks import Outcome
-from .requests import read_rows
+from .requests import INPUTS, read_rows
 from .responses import output_tensors, text_array
 from .triton import input_arrays, send_error
 from .watch import Watcher
 
+Outputs = Iterable[tuple[str, NDArray[Any]]]
+"""Names and arrays."""
 
-class TritonPythonModel:
-    """Hands rows to another model's ranks and sends their text as it grows."""
+
+class GuestModel(ABC):
+    """Hands rows to another model's ranks and sends what comes of them, in the tensors of who inherits."""
+
+    inputs: tuple[str, ...]
+    """Names of the tensors that a request may have."""
+    text_output: str
+    """Name of the tensor with new text."""
+
+    @abstractmethod
+    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[Row]:
+        """Return a request's rows.
+
+        Raises:
+            BadRequestError: a value makes no sense.
+        """
+
+    @abstractmethod
+    def last_response(self, row: Row, done: Done, wanted: frozenset[str]) -> Outputs:
+        """Return what of the wanted outputs the last response of a row has."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Wait until the other model is there, so that a model that is READY answers."""
@@ -35,10 +59,10 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from None
         self._guest = Guest(settings.stream_of, int(args["model_version"]), self._log)
         try:
-            self._max_prompt_bytes = self._guest.start(settings.start_timeout)
+            self.max_prompt_bytes = self._guest.start(settings.start_timeout)
         except HostGoneError as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        self._pictures = PictureLimits.of(settings)
+        self.pictures = PictureLimits.of(settings)
         self._watcher = Watcher()
 
     def execute(self, requests: list[Any]) -> None:
@@ -46,14 +70,16 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                rows = read_rows(input_arrays(request), self._max_prompt_bytes, self._pictures)
+                rows = self.read(input_arrays(request, self.inputs))
                 if len(rows) != 1:
                     raise BadRequestError(f"prompts has {len(rows)} rows; a streaming request has one.")
             except BadRequestError as error:
                 send_error(sender, "INVALID_ARG", str(error))
                 continue
             _StreamingRequest(
-                replace(rows[0], stream=True),
+                self,
+                rows[0],
+                asked_priority(request),
                 sender,
                 request.requested_output_names(),
                 timeout=request.timeout() / 1e6 or math.inf,
@@ -70,25 +96,56 @@ class TritonPythonModel:
         print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
 
 
+class TritonPythonModel(GuestModel):
+    """The streaming twin: the tensors of its model, the text as it grows."""
+
+    inputs = INPUTS
+    text_output = "sentences"
+
+    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[Row]:
+        """Return the request's rows."""
+        return [replace(row, stream=True) for row in read_rows(tensors, self.max_prompt_bytes, self.pictures)]
+
+    def last_response(self, row: Row, done: Done, wanted: frozenset[str]) -> Outputs:
+        """Return the outputs of the model, with the text that did not come before."""
+        return (
+            (name, text_array(done.rest) if name == "sentences" else array)
+            for name, array in output_tensors([row], [done.answer], wanted)
+        )
+
+
 class _StreamingRequest(OpenRequest):
     """A row whose text is sent as it grows. Callbacks come on the guest's thread, ends on the watcher's too."""
 
-    def __init__(self, row: Row, sender: Any, wanted: list[str], *, timeout: float, guest: Guest, watcher: Watcher):
+    def __init__(
+        self,
+        model: GuestModel,
+        row: Row,
+        priority: Any,
+        sender: Any,
+        wanted: list[str],
+        *,
+        timeout: float,
+        guest: Guest,
+        watcher: Watcher,
+    ):
         super().__init__(sender, timeout, watcher)
+        self._model = model
         self._row = row
+        self._priority = priority
         self._wanted = frozenset(wanted)
         self._guest = guest
 
     def start(self) -> None:
-        self._id = self._guest.submit(self._row, self._settle, self._tell)
+        self._id = self._guest.submit(self._row, self._priority, self._settle, self._tell)
         with self._lock:
             if not self._ended:
                 self._watcher.add(self)
 
     def _tell(self, text: str) -> None:
         with self._lock:
-            if not self._ended and "sentences" in self._wanted:
-                tensor = pb_utils.Tensor("sentences", text_array(text))
+            if not self._ended and self._model.text_output in self._wanted:
+                tensor = pb_utils.Tensor(self._model.text_output, text_array(text))
                 self._sender.send(pb_utils.InferenceResponse([tensor]))
 
     def _settle(self, outcome: Outcome) -> None:
@@ -97,10 +154,7 @@ class _StreamingRequest(OpenRequest):
         if isinstance(outcome, Refused):
             send_error(self._sender, outcome.kind, outcome.message)
             return
-        self._send_last(
-            (name, text_array(outcome.rest) if name == "sentences" else array)
-            for name, array in output_tensors([self._row], [outcome.answer], self._wanted)
-        )
+        self._send_last(self._model.last_response(self._row, outcome, self._wanted))
 
     def _release(self, sentence: str) -> None:
         self._guest.cancel(self._id)

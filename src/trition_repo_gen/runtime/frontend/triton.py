@@ -1,5 +1,6 @@
 """What both models need of Triton's Python backend."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from .requests import INPUTS
 
 
-def input_arrays(request: Any) -> dict[str, NDArray[Any]]:
+def input_arrays(request: Any, names: Iterable[str] = INPUTS) -> dict[str, NDArray[Any]]:
     """Return a request's inputs by name, as arrays of this process's own."""
-    tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
+    tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in names}
     return {name: np.array(tensor.as_numpy()) for name, tensor in tensors.items() if tensor is not None}
 
 

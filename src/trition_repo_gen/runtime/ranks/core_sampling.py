@@ -14,6 +14,17 @@ class RowSampling(RowSampler, Sampling):  # type: ignore[misc]
 
     def __init__(self, vocab_size: int, eos_ids: Sequence[int] = ()):
         RowSampler.__init__(self, vocab_size, eos_ids)
+        self._prompts: dict[int, list[int]] = {}
+        """Of rows whose prompts' log-probabilities are wanted."""
+
+    def remember_prompt(self, request_id: int, tokens: Sequence[int]) -> None:
+        """The log-probabilities of these tokens will be wanted, which the engine reads off what was sampled."""
+        self._prompts[request_id] = list(tokens)
+
+    def remove(self, request_id: int) -> None:
+        """Forget a request that ended."""
+        super().remove(request_id)
+        self._prompts.pop(request_id, None)
 
     def sample_kernel(
         self,
@@ -44,8 +55,17 @@ class RowSampling(RowSampler, Sampling):  # type: ignore[misc]
         logits[:, self._vocab_size :] = float("-inf")
         logits = logits[:n] if gather_indices is None else logits[gather_indices[:n]]
         first, last = context.paused_request_count, context.total_request_count
-        # A prompt's unfinished chunk samples as well, but the engine drops that token.
-        tokens = self.sample(logits, context.request_ids[first:last].tolist(), context.chunked_prefill_request_id)
+        request_ids = context.request_ids[first:last].tolist()
+        # A prompt's unfinished chunk samples as well. The engine drops that token, but takes its log-probability for
+        # that of the prompt's next token (megatron-core 0.19.2, dynamic_context.py, `calculate_log_probs_tensors`).
+        unfinished = context.chunked_prefill_request_id
+        tokens = self.sample(logits, request_ids, unfinished)
+        if unfinished in self._prompts and unfinished in request_ids:
+            index = request_ids.index(unfinished)
+            position = int((context.request_kv_length_offsets + context.request_query_lengths)[first + index])
+            # A row that was evicted comes back with its answer as part of the prompt, where nobody asks any more.
+            if position < len(self._prompts[unfinished]):
+                tokens[index] = self._prompts[unfinished][position]
         if output is None:
             return tokens
         output.copy_(tokens)

@@ -4,10 +4,10 @@ import math
 import time
 from typing import Any
 
-from megatron.core.inference.config import InferenceConfig
+from megatron.core.inference.config import InferenceConfig, PrefixCachingEvictionPolicy
 from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
 from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
-from megatron.core.inference.inference_request import DynamicInferenceRequest, Status
+from megatron.core.inference.inference_request import DynamicInferenceRequest, DynamicInferenceRequestRecord, Status
 from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
 from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
@@ -43,6 +43,8 @@ class RankEngine:
         """Rows that have no token yet."""
         self._first_token: dict[int, float] = {}
         """When each row had its first, on the monotonic clock."""
+        self._ending: set[int] = set()
+        """Rows that are to end as soon as they may."""
 
         max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
         self._context = DynamicInferenceContext(
@@ -50,11 +52,14 @@ class RankEngine:
             InferenceConfig(
                 max_sequence_length=settings.max_sequence_length,
                 max_requests=max_requests,
-                max_tokens=max(_MIN_TOKENS_PER_STEP, settings.max_sequence_length),
+                max_tokens=_tokens_per_step(settings, max_requests),
                 block_size_tokens=kv_block_size(config),
                 buffer_size_gb=kv_cache_gib(settings, _token_bytes(config, settings), self._device),
                 num_cuda_graphs=_CUDA_GRAPHS if config.cuda_graph_impl == "local" else None,
                 materialize_only_last_token_logits=True,
+                enable_prefix_caching=settings.enable_prefix_caching,
+                prefix_caching_eviction_policy=PrefixCachingEvictionPolicy.LRU,
+                enable_chunked_prefill=settings.enable_chunked_prefill,
             ),
         )
         controller = TextGenerationController(GPTInferenceWrapper(loaded.model, self._context), _EngineTokenizer(codec))
@@ -69,8 +74,8 @@ class RankEngine:
 
     @property
     def slots(self) -> int:
-        """Rows that run at the same time."""
-        return int(self._context.max_requests)
+        """Rows that run at the same time: each has at least one block of the KV cache."""
+        return int(min(self._context.max_requests, self._blocks))
 
     @property
     def loop(self) -> Any:
@@ -80,8 +85,7 @@ class RankEngine:
     @property
     def kv_cache_usage(self) -> float:
         """The share of the KV cache's blocks that is in use, from 0 to 1."""
-        blocks = self._context.kv_block_allocator
-        return 1.0 - int(blocks.total_avail) / max(1, int(blocks.total_count) - 1)  # one block is the engine's own
+        return 1.0 - (int(self._context.kv_block_allocator.total_avail) + self._cached_blocks) / self._blocks
 
     @property
     def has_work(self) -> bool:
@@ -90,13 +94,12 @@ class RankEngine:
 
     def why_impossible(self, prompt_tokens: int, row: Row) -> str | None:
         """See `Engine.why_impossible`."""
-        blocks = int(self._context.kv_block_allocator.total_count) - 1  # one block is the engine's own
         return why_impossible(
             prompt_tokens,
             row,
             max_sequence_length=self.max_sequence_length,
             vocab_size=self.vocab_size,
-            room=blocks * int(self._context.block_size_tokens),
+            room=self._blocks * int(self._context.block_size_tokens),
         )
 
     def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
@@ -115,15 +118,18 @@ class RankEngine:
                 top_n_logprobs=row.top_logprobs,
             ),
         )
-        if self._more_eos:
-            self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+        if _wants_prompt_log_probs(row):
+            # They are computed from the whole prompt: it must not begin with another's blocks, nor lend its own.
+            self._engine.get_request(request_id).precomputed_block_hashes = []
+            self._sampling.remember_prompt(request_id, tokens)
         self._tokenless.add(request_id)
         if watch:
             self._watched[request_id] = 0
 
     def finish(self, request_id: int) -> bool:
         """See `Engine.finish`."""
-        if request_id in self._engine.waiting_request_ids:
+        in_context = request_id == self._context.chunked_prefill_request_id
+        if request_id in self._engine.waiting_request_ids and not in_context and not self._generated(request_id):
             self._engine.waiting_request_ids.remove(request_id)
             del self._engine.requests[request_id]
             self._sampling.remove(request_id)
@@ -131,21 +137,26 @@ class RankEngine:
             self._watched.pop(request_id, None)
             return True
         if request_id in self._engine.requests:
-            self._engine.stop_word_finished_request_ids.add(request_id)
+            self._ending.add(request_id)
         return False
 
     async def step(self) -> StepResult:
         """See `Engine.step`."""
+        self._prepare_waiting_rows()
+        self._end_rows()
+        self._make_room()
         self._materialise_logits_for_prompts()
         data = await self._engine.async_step()
         now = time.monotonic()
         result = StepResult()
         for record in data["finished_request_records"]:
-            request = record.merge()
+            request = _merged(record)
             decode_seconds = now - self._first_token.pop(request.request_id, now)
             result.finished[request.request_id] = _finished(request, decode_seconds)
             self._sampling.remove(request.request_id)
         self._tokenless -= result.finished.keys()
+        self._ending -= result.finished.keys()
+        self._engine.stop_word_finished_request_ids -= result.finished.keys()
         started = {request_id for request_id in self._tokenless if self._generated(request_id)}
         self._tokenless -= started
         self._first_token |= dict.fromkeys(started, now)
@@ -171,6 +182,40 @@ class RankEngine:
         """Take part in the expert-parallel exchanges of a step in which this replica has no row."""
         self._engine.controller.dummy_forward()
 
+    @property
+    def _blocks(self) -> int:
+        """Blocks of the KV cache; one more is the engine's own."""
+        return int(self._context.kv_block_allocator.total_count) - 1
+
+    @property
+    def _cached_blocks(self) -> int:
+        """Blocks that no row has, kept for prompts that begin alike."""
+        blocks = self._context.kv_block_allocator
+        return int(blocks.get_evictable_block_count()) if blocks.enable_prefix_caching else 0
+
+    def _prepare_waiting_rows(self) -> None:
+        """Tell the engine which further tokens end a row; it forgets that of rows that it evicts."""
+        if self._more_eos:
+            for request_id in self._engine.waiting_request_ids:
+                self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+
+    def _end_rows(self) -> None:
+        """End what is to end, but for a prompt amid its chunks, of which the engine would forget the wish."""
+        ready = self._ending - {self._context.chunked_prefill_request_id}
+        self._engine.stop_word_finished_request_ids |= ready
+        self._ending -= ready
+
+    def _make_room(self) -> None:
+        """Let a cached block go for every running row that may need one in this step.
+
+        The engine lets them go for new rows, but evicts a running row that needs a block rather than a cached block
+        (megatron-core 0.19.2, dynamic_context.py, `resume_paused_requests` counts `total_avail` only).
+        """
+        blocks = self._context.kv_block_allocator
+        missing = int(self._context.total_request_count) - int(blocks.total_avail)
+        if blocks.enable_prefix_caching and missing > 0 and (cached := self._cached_blocks):
+            blocks.evict_lru_blocks(min(missing, cached))
+
     def _generated(self, request_id: int) -> list[int]:
         record = self._engine.requests[request_id].record
         return [token for request in record.requests for token in request.generated_tokens]
@@ -189,6 +234,15 @@ class RankEngine:
             if buffer.shape[1] < self._context.max_tokens:
                 shape = (1, self._context.max_tokens, buffer.shape[2])
                 self._engine.controller._all_logits_cuda = buffer.new_zeros(shape)
+
+
+def _merged(record: DynamicInferenceRequestRecord) -> DynamicInferenceRequest:
+    """Return the row as a whole, which the engine may have evicted and taken in again."""
+    for part in record.requests:
+        # What ended before it was sampled again has none, and `merge` cannot add none to a list.
+        part.generated_log_probs = part.generated_log_probs or []
+        part.generated_top_n_logprobs = part.generated_top_n_logprobs or []
+    return record.merge()
 
 
 def _finished(request: DynamicInferenceRequest, decode_seconds: float) -> Finished:
@@ -236,6 +290,15 @@ def _token_bytes(config: Any, settings: Settings) -> int:
     heads = max(1, (config.num_query_groups or config.num_attention_heads) // settings.tensor_parallel_size)
     layers = math.ceil(config.num_layers / settings.pipeline_parallel_size)
     return int(2 * layers * heads * config.kv_channels * config.params_dtype.itemsize)
+
+
+def _tokens_per_step(settings: Settings, max_requests: int) -> int:
+    if settings.enable_chunked_prefill:
+        tokens = max(settings.chunked_prefill_size, max_requests)
+    else:
+        tokens = max(_MIN_TOKENS_PER_STEP, settings.max_sequence_length)
+    # The engine pads a step's tokens to this, without a look at their limit.
+    return int(DynamicInferenceContext.round_up_tokens(tokens, settings.tensor_parallel_size))
 
 
 def _round_up(value: int, multiple: int) -> int:

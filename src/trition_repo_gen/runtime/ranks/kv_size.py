@@ -1,16 +1,17 @@
 """How much memory a rank's KV cache gets."""
 
 import torch
+import torch.distributed as dist
 
 from ..settings import Settings
 
 _CPU_GIB = 1.0
-_GPU_SHARE = 0.8
-"""Of what is free after loading; the rest is for activations, logits and CUDA graphs."""
 
 
 def kv_cache_gib(settings: Settings, token_bytes: int, device: torch.device) -> float:
     """Return the size in GiB: the setting, or what is sensible for the device.
+
+    Collective: all ranks get the same, by the one with the least memory, so that all come to the same schedule.
 
     Args:
         settings: the deployment.
@@ -20,6 +21,7 @@ def kv_cache_gib(settings: Settings, token_bytes: int, device: torch.device) -> 
     if settings.kv_cache_gib:
         return settings.kv_cache_gib
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return float(free / 2**30 * _GPU_SHARE)
+        free = torch.tensor(torch.cuda.mem_get_info(device)[0], device=device)
+        dist.all_reduce(free, dist.ReduceOp.MIN)
+        return float(free) / 2**30 * settings.kv_cache_fraction
     return min(_CPU_GIB, token_bytes * (settings.max_requests + 1) * settings.max_sequence_length / 2**30)

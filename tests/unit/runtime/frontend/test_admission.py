@@ -12,8 +12,11 @@ from trition_repo_gen.runtime.frontend.admission import Admission, Observer
 
 
 class Request:
-    def __init__(self, events: "queue.Queue[str]", name: str, places: int = 1, patience: float = math.inf):
+    def __init__(
+        self, events: "queue.Queue[str]", name: str, places: int = 1, patience: float = math.inf, priority: int = 1
+    ):
         self.name = name
+        self.priority = priority
         self.places = places
         self.patient_until = time.monotonic() + patience
         self._events = events
@@ -72,6 +75,28 @@ def test_a_small_request_does_not_pass_a_large_one_that_waits(
     assert drain(events) == ["large in"]
     two_places.leave(2)
     assert drain(events) == ["small in"]
+
+
+def test_the_more_urgent_go_first_and_those_alike_in_order(request_: Make, events: "queue.Queue[str]") -> None:
+    admission = Admission(places=1, max_waiting=0)
+    admission.enter(request_("a", priority=3))
+    for name, priority in (("b2", 2), ("c3", 3), ("d1", 1), ("e2", 2), ("f1", 1)):
+        admission.enter(request_(name, priority=priority))
+    for _ in range(6):
+        admission.leave(1)
+    admission.close()
+    assert drain(events) == ["a in", "d1 in", "f1 in", "b2 in", "e2 in", "c3 in"]
+
+
+def test_a_more_urgent_request_passes_one_that_waits_for_many_places(
+    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+) -> None:
+    two_places.enter(request_("a", priority=2))
+    two_places.enter(request_("large", places=2, priority=2))
+    two_places.enter(request_("urgent", priority=1))
+    assert drain(events) == ["a in", "urgent in"]
+    two_places.leave(2)
+    assert drain(events) == ["large in"]
 
 
 def test_a_request_larger_than_all_places_goes_in_alone(

@@ -13,10 +13,11 @@ import zmq
 from trition_repo_gen.runtime.frontend.admission import Admission
 from trition_repo_gen.runtime.frontend.guest import Guest, HostGoneError
 from trition_repo_gen.runtime.frontend.host import GuestRow, Host
+from trition_repo_gen.runtime.frontend.priority import Priorities
 from trition_repo_gen.runtime.frontend.ranks import Outcome
 from trition_repo_gen.runtime.frontend.sharing import Enter, remove_leftovers, socket_path, tombstone
 from trition_repo_gen.runtime.mailbox import Mailbox
-from trition_repo_gen.runtime.protocol import Answer, Done, Row
+from trition_repo_gen.runtime.protocol import Answer, Done, Refused, Row
 
 LONG_NAME = "m" * 121
 DONE = Done(1, Answer(text="Hi", finish_reason="stop", prompt_tokens=1, completion_tokens=1), rest="i")
@@ -84,7 +85,7 @@ def name() -> str:
 def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str, admission: Admission) -> None:
     assert len(name) == 121
     ranks = Echo()
-    host = Host(name, 1, ranks, patience=60)  # type: ignore[arg-type]
+    host = Host(name, 1, ranks, Priorities(levels=3, default=2), patience=60)  # type: ignore[arg-type]
     ranks.start()
     host.let_in(admission, 1000)
     guest = Guest(name, 1, print)
@@ -94,13 +95,18 @@ def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str,
         texts: list[str] = []
         poller = zmq.Poller()
         poller.register(outcomes, zmq.POLLIN)
-        for prompt in ("Hello", "Bonjour"):  # one place: the second finds what the first gave back
-            guest.submit(Row(prompt=prompt, stream=True), outcomes.put, texts.append)
+        for prompt, priority in (("Hello", None), ("Bonjour", 3)):  # one place: the second finds it given back
+            guest.submit(Row(prompt=prompt, stream=True), priority, outcomes.put, texts.append)
             assert poller.poll(60_000)
             (outcome,) = outcomes.take_all()
             assert isinstance(outcome, Done)
             texts.append(outcome.rest)
         assert "".join(texts) == "HelloBonjour"
+        guest.submit(Row(prompt="Hi"), 4, outcomes.put, texts.append)
+        assert poller.poll(60_000)
+        (outcome,) = outcomes.take_all()
+        assert isinstance(outcome, Refused)
+        assert outcome.message == "queue_priority is 4; it has to be a whole number from 1 to 3."
     finally:
         guest.stop()
         host.close()
@@ -109,7 +115,7 @@ def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str,
 
 
 def test_a_guest_whose_host_cannot_load_does_not_wait_for_it(name: str) -> None:
-    Host(name, 1, Echo(), patience=60).give_up()  # type: ignore[arg-type]
+    Host(name, 1, Echo(), Priorities(levels=1, default=1), patience=60).give_up()  # type: ignore[arg-type]
     guest = Guest(name, 1, print)
     with pytest.raises(HostGoneError, match="load it as well"):
         guest.start(timeout=60)
@@ -158,6 +164,7 @@ class Next:
     """A request that notes that it went in."""
 
     places = 1
+    priority = 1
     patient_until = float("inf")
 
     def __init__(self, notes: list[str]):
@@ -174,7 +181,7 @@ class Next:
 def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], admission: Admission) -> None:
     """A guest's cancellation may be read after the row was answered and before the guest was told so."""
     seen = Recorder()
-    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, patience=60)  # type: ignore[arg-type]
+    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, 1, patience=60)  # type: ignore[arg-type]
     admission.enter(row)
     for _ in range(2):
         admission.enter(Next(seen.notes))
@@ -192,7 +199,7 @@ def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], 
 def test_a_row_that_is_cancelled_while_it_waits_never_starts(admission: Admission) -> None:
     seen = Recorder()
     admission.enter(Next(seen.notes))
-    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, patience=60)  # type: ignore[arg-type]
+    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, 1, patience=60)  # type: ignore[arg-type]
     admission.enter(row)
 
     row.cancel()

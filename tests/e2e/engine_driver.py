@@ -1,0 +1,137 @@
+"""What test_engine_options.py runs in the ranks' environment: one model, several engines; prints one JSON document.
+
+Usage: python engine_driver.py PACKAGE_FOLDER CHECKPOINT
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+COMMON = "Count from one to fifty. " * 12
+ENDS = ("Now.", "What is the color of a banana?")
+CHUNKED = {"enable_chunked_prefill": True, "chunked_prefill_size": 64}
+CACHED = {"enable_prefix_caching": True}
+ENGINES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "prefix caching": CACHED,
+    "chunked prefill": CHUNKED,
+    "small cache": {"kv_cache_gib": None},
+    "small cache, both": {"kv_cache_gib": None} | CACHED | CHUNKED,
+}
+"""Settings; None is a cache of `small`."""
+
+
+def main() -> None:
+    """Answer the same rows with each engine."""
+    import torch
+    import torch.distributed as dist
+    from runtime import cpu
+
+    on_cpu = cpu.needed()
+    if on_cpu:
+        cpu.install()
+    from runtime.loaders import megatron_bridge
+
+    if on_cpu:
+        cpu.after_import()
+    from runtime.protocol import Row
+    from runtime.ranks.engine import RankEngine
+    from runtime.ranks.text import TextCodec
+    from runtime.settings import Settings
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    settings = Settings(checkpoint=sys.argv[2], params_dtype="float32", max_sequence_length=1024, max_requests=16)
+    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=lambda text: None)
+    codec = TextCodec(loaded.tokenizer)
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"top_k": 0, "temperature": 1.2},
+        {"log_probs": True},
+        {"log_probs": True, "top_logprobs": 2, "echo": True},
+        {"repetition_penalty": 1.3, "top_k": 5},
+    )
+    rows = [
+        Row(prompt=COMMON + end, max_length=70, min_length=60, seed=seed, **kind)
+        for seed, (end, kind) in enumerate(itertools.product(ENDS, kinds))
+    ]
+    prompts = [codec.encode(row) for row in rows]
+
+    def answer(engine: RankEngine, chosen: Mapping[int, Row]) -> dict[int, Any]:
+        for request_id, row in chosen.items():
+            engine.add(request_id, row, prompts[request_id - 1], watch=request_id % 2 == 0)
+        answers: dict[int, Any] = {}
+        streamed: dict[int, list[int]] = {}
+        while engine.has_work:
+            result = engine.loop.run_until_complete(engine.step())
+            for request_id, tokens in result.tokens.items():
+                streamed.setdefault(request_id, []).extend(tokens)
+            for request_id, done in result.finished.items():
+                assert streamed.get(request_id, done.tokens) == done.tokens
+                assert done.failure is None, done.failure
+                row = chosen[request_id]
+                answers[request_id] = {
+                    "tokens": done.tokens,
+                    # The engine computes some for rows that did not ask, too.
+                    "log_probs": done.log_probs if row.log_probs else [],
+                    "prompt_log_probs": done.prompt_log_probs if row.echo else [],
+                    "top": [list(token.values()) for token in done.prompt_top_logprobs + done.top_logprobs],
+                }
+        return answers
+
+    def cancel(engine: RankEngine) -> list[int]:
+        """Add rows, end some of them after so many steps each; return who was reported."""
+        for request_id in range(1, 8):
+            engine.add(request_id, rows[request_id - 1], prompts[request_id - 1], watch=False)
+        gone, reported, ended = [], [], iter(range(1, 8))
+        while engine.has_work:
+            if (request_id := next(ended, None)) is not None and engine.finish(request_id):
+                gone.append(request_id)
+            result = engine.loop.run_until_complete(engine.step())
+            reported += list(result.finished)
+        return sorted(gone + reported)
+
+    report: dict[str, Any] = {}
+    for name, options in ENGINES.items():
+        if "kv_cache_gib" in options:
+            options = options | {"kv_cache_gib": small(loaded.model.config)}
+        engine = RankEngine(loaded, replace(settings, **options), codec)
+        evicted = count_calls(engine._context, "evict_overflow_paused_requests")
+        first = answer(engine, dict(enumerate(rows, 1)))
+        report[name] = {
+            "answers": first,
+            "again": answer(engine, {request_id: rows[request_id - 1] for request_id in (1, 2, 4)}),
+            "evicted": sum(evicted),
+            "skipped": int(engine._engine._prefill_tokens_skipped),
+            "ended": cancel(engine),
+            "usage": engine.kv_cache_usage,
+        }
+    print(json.dumps(report))
+
+
+def small(config: Any) -> float:
+    """GiB for 24 blocks of 64 tokens: four rows' prompts, and not their answers as well."""
+    heads = config.num_query_groups or config.num_attention_heads
+    return 24 * 64 * 2 * config.num_layers * heads * config.kv_channels * 4 / 2**30
+
+
+def count_calls(context: Any, name: str) -> list[int]:
+    """Have a method's calls noted that return something."""
+    method, found = getattr(context, name), []
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        result = method(*arguments, **keywords)
+        if result is not None:
+            found.append(1)
+        return result
+
+    setattr(context, name, counted)
+    return found
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    main()
