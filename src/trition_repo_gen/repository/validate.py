@@ -49,6 +49,7 @@ def validate(text: str, deployment: Deployment) -> None:
     read = (config.name, config.max_batch_size, read_settings(config))
     meant = (deployment.model_name, deployment.max_batch_size, deployment.settings)
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
+    _check_images(config, deployment)
 
 
 def validate_twin(text: str, deployment: Deployment, twin: Twin) -> None:
@@ -58,6 +59,12 @@ def validate_twin(text: str, deployment: Deployment, twin: Twin) -> None:
     read = (config.name, config.model_transaction_policy.decoupled, StreamSettings.from_parameters(parameters))
     meant = (deployment.twin_name(twin), True, deployment.stream_settings)
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
+    _check_images(config, deployment)
+
+
+def _check_images(config: Any, deployment: Deployment) -> None:
+    takes_images = any(tensor.name == "images" for tensor in config.input)
+    assert takes_images == deployment.settings.multimodal, f"{config.name} takes images: {takes_images}"
 
 
 def _model_config_module() -> ModuleType:

@@ -68,6 +68,7 @@ def test_inputs_and_outputs_are_the_contracts(deployment: Deployment) -> None:
         "log_probs": [-1],
         "top_logprobs": [1],
         "log_probs_lengths": [1],
+        "tokens": [1],
         "finish_reason": [1],
         "prompt_tokens": [1],
         "completion_tokens": [1],
