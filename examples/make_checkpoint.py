@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 RUNTIME = Path(__file__).resolve().parents[1] / "src" / "trition_repo_gen"
@@ -23,8 +24,13 @@ class MakeCheckpointError(Exception):
     """A mistake in the arguments, in one sentence."""
 
 
-def pairs_of(paths: list[Path]) -> list[tuple[Path, Path]]:
-    """The (HF_FOLDER, OUT) pairs, checked as far as that is possible without the libraries."""
+def pairs_of(paths: list[Path], is_checkpoint: Callable[[Path], bool]) -> list[tuple[Path, Path]]:
+    """The (HF_FOLDER, OUT) pairs, checked as far as that is possible without the libraries.
+
+    Args:
+        paths: the arguments.
+        is_checkpoint: whether a folder is a checkpoint, whole or half-written, that may be replaced.
+    """
     if len(paths) % 2:
         raise MakeCheckpointError(f"«{paths[-1]}» has no partner: write pairs, HF_FOLDER OUT, one after the other.")
     pairs = [(a.resolve(), b.absolute()) for a, b in zip(paths[::2], paths[1::2], strict=True)]
@@ -110,7 +116,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="convert again what is complete already")
     arguments = parser.parse_args()
     try:
-        pairs = pairs_of(arguments.paths)
+        pairs = pairs_of(arguments.paths, is_checkpoint)
     except MakeCheckpointError as error:
         print(f"make_checkpoint: {error}", file=sys.stderr)
         return 2
