@@ -2,7 +2,7 @@
 
     python tests/models/random_vision_models.py OUT NAME...      writes OUT/NAME for every name
 
-Weights are drawn wide, and norms and biases moved off their trivial start, so that a wrongly mapped parameter changes the
+Weights are drawn wide, and norms and biases moved off their trivial start, so that a wrongly mapped one changes the
 answer. Deterministic per name. Runs in NeMo's environment: transformers 5 reads what 4 writes, but not the other way.
 """
 

@@ -20,6 +20,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTenso
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
 
+from . import index
 from .errors import LoadError
 
 _GENERATE = "_generate_model_state_dict"
@@ -66,6 +67,7 @@ def checked(checkpoint: Path, any_extra_state: bool, progress: Callable[[str], N
 
 def stored_keys(checkpoint: Path) -> set[str]:
     """Return what the checkpoint's metadata lists: keys of tensors, unique keys (with the shard) of objects."""
+    index.require_harmless(checkpoint)
     stored = load_sharded_metadata(str(checkpoint)).values()
     return {entry.unique_key if isinstance(entry, ShardedObject) else entry.key for entry in stored}
 
