@@ -8,8 +8,8 @@ Says `{"ready": true}` when the engine takes rows. Each line that comes then is 
     {"engine": NAME, "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N, "longest_step": S}
 
 `runtime` is the engine as the ranks use it, `prefix caching` and `chunked prefill` the same with that; `megatron` is
-the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N rows are kept in flight, like N clients
-that send the next request when the last is answered.
+the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N rows are kept in flight, like N
+clients that send the next request when the last is answered.
 """
 
 from __future__ import annotations
