@@ -27,12 +27,16 @@ class InProcess:
 
     def rate(self, engine: str, clients: int, prompts: Sequence[str], max_length: int) -> float:
         """Continue all prompts with `clients` of them in flight; return tokens per second."""
+        answer = self.run(engine, clients, prompts, max_length)
+        return float(answer["tokens"] / answer["seconds"])
+
+    def run(self, engine: str, clients: int, prompts: Sequence[str], max_length: int) -> dict[str, Any]:
+        """Do the same; return seconds, new tokens and the seconds of the longest step."""
         assert self._process.stdin is not None
         command = {"engine": engine, "clients": clients, "prompts": list(prompts), "max_length": max_length}
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        answer = self._answer()
-        return float(answer["tokens"] / answer["seconds"])
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -5,14 +5,16 @@
 VERSION_FOLDER is a rendered repository's, with the package `runtime`; TRGEN_SETTINGS holds the deployment's parameters.
 Says `{"ready": true}` when the engine takes rows. Each line that comes then is a JSON object, and answered with one:
 
-    {"engine": "runtime" or "megatron", "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N}
+    {"engine": NAME, "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N, "longest_step": S}
 
-`runtime` is the engine as the ranks use it, `megatron` the same class as Megatron Core's `MegatronLLM` makes it, with
-its own sampler. N rows are kept in flight, like N clients that send the next request when the last is answered.
+`runtime` is the engine as the ranks use it, `prefix caching` and `chunked prefill` the same with that; `megatron` is
+the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N rows are kept in flight, like N
+clients that send the next request when the last is answered.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -44,10 +46,10 @@ class Loaded(NamedTuple):
 class RuntimeRows:
     """The runtime's engine."""
 
-    def __init__(self, loaded: Loaded):
+    def __init__(self, loaded: Loaded, **options: Any):
         from runtime.ranks.engine import RankEngine
 
-        self._engine = RankEngine(loaded.model, loaded.settings, loaded.codec)
+        self._engine = RankEngine(loaded.model, dataclasses.replace(loaded.settings, **options), loaded.codec)
         self.loop = self._engine.loop
 
     def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
@@ -143,18 +145,21 @@ def load(version_folder: Path) -> Loaded:
 
 async def closed_loop(
     rows: Rows, ids: itertools.count[int], clients: int, prompts: list[list[int]], max_length: int
-) -> tuple[float, int]:
-    """Continue all prompts with `clients` of them in flight; return seconds and new tokens."""
+) -> tuple[float, int, float]:
+    """Continue all prompts with `clients` in flight; return seconds, new tokens and the longest step's seconds."""
     started = time.perf_counter()
     waiting = iter(prompts)
     running = tokens = 0
+    longest = 0.0
     while True:
         for prompt in itertools.islice(waiting, clients - running):
             rows.add(next(ids), prompt, max_length)
             running += 1
         if not running:
-            return time.perf_counter() - started, tokens
+            return time.perf_counter() - started, tokens, longest
+        step = time.perf_counter()
         finished = await rows.step()
+        longest = max(longest, time.perf_counter() - step)
         running -= len(finished)
         tokens += sum(finished)
 
@@ -166,7 +171,12 @@ def main() -> None:
     version_folder = Path(sys.argv[1])
     sys.path.insert(0, str(version_folder))
     loaded = load(version_folder)
-    kinds: dict[str, Callable[[Loaded], Any]] = {"runtime": RuntimeRows, "megatron": MegatronRows}
+    kinds: dict[str, Callable[[Loaded], Any]] = {
+        "runtime": RuntimeRows,
+        "prefix caching": lambda loaded: RuntimeRows(loaded, enable_prefix_caching=True),
+        "chunked prefill": lambda loaded: RuntimeRows(loaded, enable_chunked_prefill=True, chunked_prefill_size=512),
+        "megatron": MegatronRows,
+    }
     engines: dict[str, Any] = {"runtime": RuntimeRows(loaded)}
     ids = itertools.count(1)
     print(json.dumps({"ready": True}), file=answers)
@@ -177,10 +187,10 @@ def main() -> None:
             engines[name] = kinds[name](loaded)
         rows = engines[name]
         prompts = [loaded.model.tokenizer(prompt)["input_ids"] for prompt in command["prompts"]]
-        seconds, tokens = rows.loop.run_until_complete(
+        seconds, tokens, longest = rows.loop.run_until_complete(
             closed_loop(rows, ids, command["clients"], prompts, command["max_length"])
         )
-        print(json.dumps({"seconds": seconds, "tokens": tokens}), file=answers)
+        print(json.dumps({"seconds": seconds, "tokens": tokens, "longest_step": longest}), file=answers)
 
 
 if __name__ == "__main__":

@@ -98,5 +98,5 @@ def serve(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]
 @pytest.fixture(scope="session")
 def llama(serve: Serve) -> Iterator[Serving]:
     """The trained model on one rank; tests that only ask share it."""
-    with serve("llama") as serving:
+    with serve("llama", "--trtllm-alias") as serving:
         yield serving
