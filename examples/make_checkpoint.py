@@ -3,7 +3,8 @@
     python examples/make_checkpoint.py HF_FOLDER OUT [HF_FOLDER OUT ...] [--dtype float32|bfloat16] [--force]
 
 Runs in the environment of the ranks (torch, megatron-bridge, transformers). Several pairs share one start of the
-libraries, which is most of the time for small models. A pair whose OUT is complete already is skipped.
+libraries, which is most of the time for small models. A pair whose OUT is complete already is skipped. The processor of
+a model that reads pictures goes along with its tokenizer.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def convert(source: Path, out: Path, dtype: str, on_cpu: bool) -> None:
     from megatron.bridge import AutoBridge
     from megatron.bridge.training.model_load_save import temporary_distributed_context
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+    from transformers import AutoProcessor
 
     torch_dtype = getattr(torch, dtype)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
@@ -103,6 +105,8 @@ def convert(source: Path, out: Path, dtype: str, on_cpu: bool) -> None:
             bridge.save_megatron_model(model, unfinished, hf_tokenizer_path=str(source))
         for settings in unfinished.glob("iter_*/run_config.yaml"):
             settings.write_text(settings.read_text("utf-8").replace(str(unfinished), str(out)), "utf-8")
+            if (source / "preprocessor_config.json").is_file():  # else it would have to be looked for at `source`
+                AutoProcessor.from_pretrained(source).save_pretrained(settings.parent / "tokenizer")
         shutil.rmtree(out, ignore_errors=True)
         unfinished.rename(out)
     finally:

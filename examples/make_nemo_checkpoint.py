@@ -3,8 +3,8 @@
     python examples/make_nemo_checkpoint.py HF_FOLDER OUT [HF_FOLDER OUT ...] [--dtype float32|bfloat16] [--force]
 
 Runs in NeMo's environment. nemo-toolkit's own importer maps the weights, its trainer writes OUT/context and
-OUT/weights. OUT/context/processor is what the graph in OUT/context names as its tokenizer, and holds the whole processor.
-Several pairs share one start of the libraries. A pair whose OUT is complete already is skipped.
+OUT/weights. OUT/context/processor is the tokenizer's folder that the graph in OUT/context names, and holds the whole
+processor. Several pairs share one start of the libraries. A pair whose OUT is complete already is skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def load_libraries() -> None:
     cpu.install_facade()
     from runtime.loaders import nemo2
 
-    nemo2._without_tensorstore()
+    nemo2.without_tensorstore()
     from nemo.collections import vlm  # noqa: F401
 
 

@@ -2,8 +2,8 @@
 
     python tests/models/random_vision_models.py OUT NAME...      writes OUT/NAME for every name
 
-Weights are drawn wide, and norms and biases moved off their trivial start, so that a wrongly mapped one changes the
-answer. Deterministic per name. Runs in NeMo's environment: transformers 5 reads what 4 writes, but not the other way.
+Weights are drawn wide, and norms and biases moved off their trivial start, so that a wrongly mapped parameter changes
+the answer. Deterministic per name. Runs in NeMo's environment: transformers 5 reads what 4 writes, not the reverse.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen_vl"))
-import qwen_processor
+import qwen_folder
 
 # NeMo's class wants heads of 128. Four of them in two groups, and four layers, can be cut in two either way.
 TEXT: dict[str, Any] = {
-    "vocab_size": qwen_processor.VOCAB_SIZE,
+    "vocab_size": qwen_folder.VOCAB_SIZE,
     "hidden_size": 512,
     "intermediate_size": 256,
     "num_hidden_layers": 4,
@@ -33,9 +33,9 @@ TEXT: dict[str, Any] = {
     "rope_theta": 10000.0,
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "use_sliding_window": False,
-    "bos_token_id": qwen_processor.BOS,
-    "eos_token_id": qwen_processor.EOS,
-    "pad_token_id": qwen_processor.PAD,
+    "bos_token_id": qwen_folder.BOS,
+    "eos_token_id": qwen_folder.EOS,
+    "pad_token_id": qwen_folder.PAD,
 }
 VISION: dict[str, Any] = {
     "depth": 3,
@@ -54,7 +54,7 @@ def _qwen2vl() -> Any:
             text_config=TEXT | {"tie_word_embeddings": True},
             vision_config=VISION | {"embed_dim": 64, "hidden_size": TEXT["hidden_size"], "mlp_ratio": 2},
             tie_word_embeddings=True,
-            **qwen_processor.MARKS,
+            **qwen_folder.MARKS,
         )
     )
 
@@ -67,7 +67,7 @@ def _qwen25vl() -> Any:
             text_config=TEXT,
             vision_config=VISION | vision | {"fullatt_block_indexes": [1], "window_size": 112},
             tie_word_embeddings=False,
-            **qwen_processor.MARKS,
+            **qwen_folder.MARKS,
         )
     )
 
@@ -87,7 +87,7 @@ def _qwen3vl() -> Any:
     }
     return transformers.Qwen3VLForConditionalGeneration(
         transformers.Qwen3VLConfig(
-            text_config=text, vision_config=VISION | vision, tie_word_embeddings=False, **qwen_processor.MARKS
+            text_config=text, vision_config=VISION | vision, tie_word_embeddings=False, **qwen_folder.MARKS
         )
     )
 
@@ -106,12 +106,8 @@ def make(name: str, out: Path) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.08)
-    model.generation_config = transformers.GenerationConfig(
-        bos_token_id=qwen_processor.BOS, eos_token_id=qwen_processor.EOS, pad_token_id=qwen_processor.PAD
-    )
     shutil.rmtree(out, ignore_errors=True)
-    model.save_pretrained(out)
-    qwen_processor.save(out, name, min_tokens=4, max_tokens=64)
+    qwen_folder.save(model, out, name, min_tokens=4, max_tokens=64)
 
 
 def main() -> int:

@@ -82,7 +82,7 @@ def _read_config(context: Path) -> Any:
         graph = Graph(context)
     except (GraphError, OSError) as error:
         raise LoadError(str(error)) from None
-    _without_tensorstore()
+    without_tensorstore()
     import fiddle
     from nemo.collections import vlm
     from nemo.lightning.io.mixin import drop_unexpected_params, serialization
@@ -97,7 +97,7 @@ def _read_config(context: Path) -> Any:
     return config
 
 
-def _without_tensorstore() -> None:
+def without_tensorstore() -> None:
     """Let nemo-toolkit import a part of Megatron Core that is gone since 0.16; reading a checkpoint never uses it.
 
     nemo/utils/callbacks/dist_ckpt_io.py:39 of nemo-toolkit 2.7.3.

@@ -1,9 +1,12 @@
-"""A Qwen-VL processor made from nothing: token = UTF-8 byte, Qwen's special tokens, its image processor, a template.
+"""A folder of a Qwen-VL model in Hugging Face's format, with a processor made from nothing.
+
+Token = UTF-8 byte; Qwen's special tokens, its image processor, a chat template.
 
 The special tokens, their names and their order around a picture are those of
 https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +93,19 @@ def processor(family: str, min_tokens: int, max_tokens: int) -> Any:
     return whole(image_processor=images, tokenizer=tokenizer(), video_processor=video(), chat_template=CHAT_TEMPLATE)
 
 
-def save(folder: Path, family: str, *, min_tokens: int, max_tokens: int) -> None:
-    """Write the processor's and the tokenizer's files into ``folder``."""
+def save(model: Any, folder: Path, family: str, *, min_tokens: int, max_tokens: int) -> None:
+    """Write the model, in Hugging Face's format and with its processor, into ``folder``; replaces what is there."""
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False
+    )
+    model.save_pretrained(folder)
     processor(family, min_tokens, max_tokens).save_pretrained(folder)
+    # In transformers 4.57 these configurations hand what is set on them to their text part, and lose it themselves.
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["architectures"] = [type(model).__name__]
+    config["tie_word_embeddings"] = config["text_config"].get("tie_word_embeddings", False)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _letter_of(byte: int) -> str:
