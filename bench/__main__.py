@@ -5,10 +5,17 @@ import os
 import sys
 from pathlib import Path
 
-from bench import cli, overhead, prefill, rest, start
+from bench import cli, first_token, overhead, prefill, rest, start
 from bench.deployment import CHECKOUT, tiny_checkpoint
 
-_BENCHMARKS = {"cli": cli.run, "overhead": overhead.run, "prefill": prefill.run, "rest": rest.run, "start": start.run}
+_BENCHMARKS = {
+    "cli": cli.run,
+    "first-token": first_token.run,
+    "overhead": overhead.run,
+    "prefill": prefill.run,
+    "rest": rest.run,
+    "start": start.run,
+}
 
 
 def main() -> int:
