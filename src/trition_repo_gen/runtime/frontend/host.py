@@ -35,13 +35,21 @@ class Host:
         self._admission: Admission | None = None
         self._max_prompt_bytes: int | None = None
         self._rows: dict[tuple[bytes, int], GuestRow] = {}
+        self._early: set[bytes] = set()
+        """Guests that knocked before rows were taken."""
         tombstone(self._path).unlink(missing_ok=True)
         remove_leftovers(self._path)
         ranks.run_soon(self._open)
 
     def let_in(self, admission: Admission, max_prompt_bytes: int) -> None:
         """Take rows from now on."""
-        self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
+
+        def open_the_door() -> None:
+            self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
+            for identity in self._early:
+                self._welcome(identity)
+
+        self._ranks.run_soon(open_the_door)
 
     def close(self) -> None:
         """Remove what was opened."""
@@ -64,11 +72,16 @@ class Host:
                 identity, frame = self._socket.recv_multipart(zmq.NOBLOCK)
                 message = decode(frame)
                 if isinstance(message, Knock):
-                    self.send(identity, Welcome(os.getpid(), self._max_prompt_bytes))
+                    self._welcome(identity)
                 elif isinstance(message, Enter) and self._admission is not None:
                     self._enter(identity, message, self._admission)
                 elif isinstance(message, Cancel) and (identity, message.id) in self._rows:
                     self._rows.pop((identity, message.id)).cancel()
+
+    def _welcome(self, identity: bytes) -> None:
+        if self._admission is None:
+            self._early.add(identity)
+        self.send(identity, Welcome(os.getpid(), self._max_prompt_bytes))
 
     def _enter(self, identity: bytes, request: Enter, admission: Admission) -> None:
         try:

@@ -19,6 +19,9 @@ def run_agent() -> None:
     # Ranks that are started again would read addresses of dead ones: torch 2.11 lets all starts share one store and one
     # set of keys (torch/distributed/rendezvous.py:189) unless the rendezvous keeps its store to itself.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    import torch
     from torch.distributed import run
 
-    run.main([*sys.argv[1:], sys.argv[0]])
+    # What torchrun has imported its ranks need not import again; but CUDA works in no process that was forked.
+    forks = [] if torch.cuda.is_available() else ["--run-path", "--start-method", "fork"]
+    run.main([*forks, *sys.argv[1:], sys.argv[0]])

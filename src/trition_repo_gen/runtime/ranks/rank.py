@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,8 @@ from .uplink import Uplink
 def run() -> None:
     """Serve until the process is ended. torchrun's environment variables say which rank this is."""
     die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # not torchrun's handlers, which a forked rank begins with
     faulthandler.enable()
     rank = int(os.environ["RANK"])
     uplink = Uplink(rank)
