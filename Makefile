@@ -28,10 +28,10 @@ help:
 environments: $(UV)
 	$(MAKE) -j 2 $(BASE)/.ready $(MEGATRON)/.ready $(NEMO)/.ready
 
-demo: environments
+demo: $(BASE)/.ready $(MEGATRON)/.ready
 	$(BASE)/bin/python examples/demo.py
 
-demo-multimodal: environments
+demo-multimodal: $(BASE)/.ready $(NEMO)/.ready
 	$(BASE)/bin/python examples/demo_multimodal.py
 
 # make check  only the linters and the type checker
