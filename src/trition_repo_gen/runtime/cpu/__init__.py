@@ -39,6 +39,8 @@ def install() -> None:
 def install_facade() -> None:
     """Prepare the process for models that bring layers of their own: `torch.cuda` façade and unpinned memory alone.
 
+    Calling it again does nothing.
+
     Raises:
         RuntimeError: megatron.core is imported already, or this process has a CUDA device.
         PatchError: an installed library does not look as this backend expects.

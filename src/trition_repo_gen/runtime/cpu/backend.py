@@ -43,10 +43,13 @@ def install() -> None:
 
 def install_facade() -> None:
     """See `runtime.cpu.install_facade`."""
+    if "install_facade" in _done:
+        return
     if torch.cuda.is_available():
         raise RuntimeError("The CPU backend must not be installed where a GPU is.")
     if "megatron.core" in sys.modules:
         raise RuntimeError("The CPU backend must be installed before megatron.core is imported.")
+    _done.add("install_facade")
     facade.install_cuda()
     facade.install_unpinned_memory()
     sys.meta_path.insert(0, placeholder.Hook(JIT, _without_compiler))

@@ -156,6 +156,7 @@ class Ranks:
             self._poller.register(self._server, zmq.POLLIN)
             self._deadline = time.monotonic() + self._settings.start_timeout
             self._watch(self._launcher.start(self._listen_for_other_nodes(router)), None)
+            self._log("torchrun starts the ranks")
             while self._serve_events(router):
                 pass
         except LaunchError as error:

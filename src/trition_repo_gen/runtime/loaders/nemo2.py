@@ -82,7 +82,7 @@ def _read_config(context: Path) -> Any:
         graph = Graph(context)
     except (GraphError, OSError) as error:
         raise LoadError(str(error)) from None
-    without_tensorstore()
+    import_nemo()
     import fiddle
     from nemo.collections import vlm
     from nemo.lightning.io.mixin import drop_unexpected_params, serialization
@@ -97,6 +97,12 @@ def _read_config(context: Path) -> Any:
     return config
 
 
+def import_nemo() -> None:
+    """Import nemo-toolkit's multimodal models, which takes half a minute."""
+    without_tensorstore()
+    importlib.import_module("nemo.collections.vlm")
+
+
 def without_tensorstore() -> None:
     """Let nemo-toolkit import a part of Megatron Core that is gone since 0.16; reading a checkpoint never uses it.
 
@@ -104,7 +110,7 @@ def without_tensorstore() -> None:
     """
     strategies = importlib.import_module("megatron.core.dist_checkpointing.strategies")
     name = f"{strategies.__name__}.tensorstore"
-    if importlib.util.find_spec(name) is None:
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
         sys.modules[name] = ModuleType(name)
         setattr(strategies, "tensorstore", sys.modules[name])  # noqa: B010  # the module's type knows no such name
 

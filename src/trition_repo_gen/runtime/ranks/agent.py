@@ -1,9 +1,13 @@
 """torchrun for this node: starts its ranks, ends all of them when one dies, starts them again."""
 
+import contextlib
+import json
 import os
 import sys
 
 from ..lifeline import PARENT_VARIABLE, die_with_parent, end_parent_with_grandparent
+from ..protocol import SETTINGS_VARIABLE
+from ..settings import Settings
 
 
 def run_agent() -> None:
@@ -22,6 +26,20 @@ def run_agent() -> None:
     import torch
     from torch.distributed import run
 
-    # What torchrun has imported its ranks need not import again; but CUDA works in no process that was forked.
-    forks = [] if torch.cuda.is_available() else ["--run-path", "--start-method", "fork"]
-    run.main([*forks, *sys.argv[1:], sys.argv[0]])
+    if torch.cuda.is_available():  # which works in no process that was forked
+        run.main([*sys.argv[1:], sys.argv[0]])
+    else:
+        _import_for_all_ranks()
+        run.main(["--run-path", "--start-method", "fork", *sys.argv[1:], sys.argv[0]])
+
+
+def _import_for_all_ranks() -> None:
+    """Import what the ranks will need: they are forked from here, now and after a death, and have it at once.
+
+    On a further node nobody knows yet what that is, and each of its ranks imports it.
+    """
+    if parameters := os.environ.get(SETTINGS_VARIABLE):
+        from .engines import import_libraries
+
+        with contextlib.suppress(Exception):  # which the ranks will meet again, and report
+            import_libraries(Settings.from_parameters(json.loads(parameters)), on_cpu=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from ..multimodal.engine import LoadedPictureModel
     from .engine_api import Engine
     from .text import TextCodec
 
@@ -25,31 +24,39 @@ class Started:
     eos_ids: list[int]
 
 
-def start(settings: Settings, *, on_cpu: bool, progress: Progress) -> Started:
-    """Load this rank's part of the model and make its engine. Collective: all ranks of the world call it."""
-    progress("importing NeMo" if settings.checkpoint_kind == "nemo2" else "importing Megatron")
-    if on_cpu and settings.enable_cuda_graphs:
-        progress("ENABLE_CUDA_GRAPHS has no effect without a GPU")
-    if settings.checkpoint_kind == "nemo2":
-        return _start_nemo2(settings, on_cpu, progress)
-    return _start_megatron_bridge(settings, on_cpu, progress)
-
-
-def _start_megatron_bridge(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
+def import_libraries(settings: Settings, *, on_cpu: bool) -> None:
+    """Import what loading and running such a checkpoint takes, behind the CPU backend where there is no GPU."""
     if on_cpu:
         from .. import cpu
 
-        cpu.install()
-    from ..loaders import megatron_bridge
+        if settings.checkpoint_kind == "nemo2":
+            cpu.install_facade()
+        else:
+            cpu.install()
+    if settings.checkpoint_kind == "nemo2":
+        from ..loaders import nemo2
+
+        nemo2.import_nemo()
+        return
+    from ..loaders import megatron_bridge  # noqa: F401
 
     if on_cpu:
         cpu.after_import()
     if settings.multimodal:
-        from ..loaders import bridge_pictures
+        from ..loaders import bridge_pictures  # noqa: F401
+    else:
+        from . import engine  # noqa: F401
 
-        return _with_pictures(
-            bridge_pictures.load(settings, device_is_cpu=on_cpu, progress=progress), settings, progress
-        )
+
+def start(settings: Settings, *, on_cpu: bool, progress: Progress) -> Started:
+    """Load this rank's part of the model and make its engine. Collective: all ranks of the world call it."""
+    progress("importing NeMo" if settings.checkpoint_kind == "nemo2" else "importing Megatron")
+    import_libraries(settings, on_cpu=on_cpu)
+    if on_cpu and settings.enable_cuda_graphs:
+        progress("ENABLE_CUDA_GRAPHS has no effect without a GPU")
+    if settings.multimodal:
+        return _start_with_pictures(settings, on_cpu, progress)
+    from ..loaders import megatron_bridge
     from .engine import RankEngine
     from .text import TextCodec
 
@@ -59,22 +66,16 @@ def _start_megatron_bridge(settings: Settings, on_cpu: bool, progress: Progress)
     return Started(RankEngine(loaded, settings, codec), codec, loaded.eos_ids)
 
 
-def _start_nemo2(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
-    if on_cpu:
-        from .. import cpu
-
-        cpu.install_facade()
-    from ..loaders import nemo2
-
-    return _with_pictures(nemo2.load(settings, device_is_cpu=on_cpu, progress=progress), settings, progress)
-
-
-def _with_pictures(loaded: LoadedPictureModel, settings: Settings, progress: Progress) -> Started:
+def _start_with_pictures(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
+    if settings.checkpoint_kind == "nemo2":
+        from ..loaders.nemo2 import load
+    else:
+        from ..loaders.bridge_pictures import load
     from ..multimodal.codec import PictureCodec
     from ..multimodal.engine import PictureEngine
     from ..multimodal.fetch import Fetcher
 
+    loaded = load(settings, device_is_cpu=on_cpu, progress=progress)
     progress("starting the engine")
-    fetch = Fetcher(settings)
-    codec = PictureCodec(loaded.processor, settings.max_image_pixels, fetch)
+    codec = PictureCodec(loaded.processor, settings.max_image_pixels, Fetcher(settings))
     return Started(PictureEngine(loaded, settings, codec), codec, loaded.eos_ids)
