@@ -13,6 +13,7 @@ import sys
 import threading
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_NAME = 15
 
 PARENT_VARIABLE = "TRGEN_PARENT_PID"
 """Environment variable in which a parent tells its children its process id."""
@@ -78,6 +79,11 @@ def die_with_parent() -> None:
     expected = os.environ.get(PARENT_VARIABLE)
     if expected and os.getppid() != int(expected):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """Name this process as `ps` and /proc/PID/comm show it; at most 15 characters. To be called on its first thread."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 if __name__ == "__main__":

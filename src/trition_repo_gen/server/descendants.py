@@ -24,10 +24,12 @@ def marked_processes(mark: str) -> list[int]:
     return [pid for pid in _processes() if pid != os.getpid() and _has(pid, entry)]
 
 
-def variables(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with; nothing if it has ended."""
-    entries = (os.fsdecode(entry).partition("=") for entry in _environment(pid))
-    return {name: value for name, _, value in entries}
+def name_of(pid: int) -> str:
+    """Return the name that a process has given itself, or its program's; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().removesuffix("\n")
+    except OSError:
+        return ""
 
 
 def end_marked(mark: str, patience: float = _PATIENCE) -> list[int]:

@@ -18,7 +18,7 @@ from trition_repo_gen.errors import ServerError
 
 from .command import Plan, ServeOptions, check_ports, models_to_wait_for, plan
 from .companion import Companion
-from .descendants import MARK, end_marked, marked_processes, variables, wait_for
+from .descendants import MARK, end_marked, marked_processes, name_of, wait_for
 from .find import find_tritonserver
 from .prepare import prepare
 from .watch import first_unready
@@ -32,6 +32,7 @@ _SLACK = 3
 _KEPT_LINES = 200
 _ERROR = re.compile(r"error:|\[trgen |E\d{4} ")
 _NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error wherever there is no GPU
+_RANK = re.compile(r"rank (\d+)")  # how a rank names its process
 _LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -117,8 +118,8 @@ class Server:
         """Return the process ids of the ranks that its stubs have started, by rank."""
         found: dict[int, int] = {}
         for pid in sorted(marked_processes(self._mark)):
-            if (rank := variables(pid).get("RANK")) is not None:
-                found.setdefault(int(rank), pid)  # what a rank started has its environment, too
+            if match := _RANK.fullmatch(name_of(pid)):
+                found.setdefault(int(match[1]), pid)  # what a rank forks has its name, too
         return found
 
     @property

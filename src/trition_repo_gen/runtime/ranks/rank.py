@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..lifeline import die_with_parent
+from ..lifeline import die_with_parent, name_process
 from ..protocol import REMOTE_FRONTEND_VARIABLE, SETTINGS_VARIABLE, Fatal, Ready
 from ..settings import Settings
 from .uplink import Uplink
@@ -21,6 +21,7 @@ def run() -> None:
         signal.signal(number, signal.SIG_DFL)  # not torchrun's handlers, which a forked rank begins with
     faulthandler.enable()
     rank = int(os.environ["RANK"])
+    name_process(f"rank {rank}")
     uplink = Uplink(rank)
     try:
         serving = _start(rank, uplink)
