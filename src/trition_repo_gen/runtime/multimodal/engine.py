@@ -30,7 +30,6 @@ from .vision_language import VisionLanguage
 
 _LEAST_STEP_TOKENS = 16384
 """Prompts that would make a step longer than this, or than the longest sequence, wait for the next one."""
-_WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +120,6 @@ class PictureEngine:
             for row, each in zip(rows, chosen, strict=True):
                 row.take(each, now)
         return self._result(time.monotonic())
-
-    async def warm_up(self) -> None:
-        """See `Engine.warm_up`."""
-        tokens = [0] * min(_WARM_UP_TOKENS, self._max_sequence_length - 2)
-        if not tokens:
-            return
-        self.add(0, Row(prompt="", max_length=2), Prompt("", tokens), watch=False)
-        while self.has_work:
-            await self.step()
 
     def dummy_step(self) -> None:
         """Replicas exchange nothing."""

@@ -21,7 +21,6 @@ from .kv_size import kv_cache_gib
 from .text import Prompt, TextCodec
 
 _MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
-_WARM_UP_TOKENS = 64
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
 
@@ -168,15 +167,6 @@ class RankEngine:
             if finished:
                 del self._watched[request_id]
         return result
-
-    async def warm_up(self) -> None:
-        """See `Engine.warm_up`: kernels are compiled at their first use, which takes seconds on a GPU."""
-        tokens = [0] * min(_WARM_UP_TOKENS, self.max_sequence_length - 2)
-        if not tokens:
-            return
-        self.add(0, Row(prompt="", max_length=2), Prompt("", tokens), watch=False)
-        while self.has_work:
-            await self.step()
 
     def dummy_step(self) -> None:
         """Take part in the expert-parallel exchanges of a step in which this replica has no row."""

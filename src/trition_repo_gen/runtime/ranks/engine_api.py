@@ -7,6 +7,8 @@ from typing import Protocol
 from ..protocol import Row
 from .text import Prompt
 
+_WARM_UP_TOKENS = 64
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -83,14 +85,21 @@ class Engine(Protocol):
     async def step(self) -> StepResult:
         """Run one forward pass over the batch and sample a token for each row."""
 
-    async def warm_up(self) -> None:
-        """Answer a first row that nobody asked, so that the first client does not wait for kernels to be compiled.
-
-        Collective: all ranks of a group call it at the same time.
-        """
-
     def dummy_step(self) -> None:
         """Take part in the exchanges of a step in which this replica has no row."""
+
+
+async def warm_up(engine: Engine, max_sequence_length: int) -> None:
+    """Answer a first row that nobody asked: kernels are compiled at their first use, which takes seconds on a GPU.
+
+    Collective: all ranks of a group call it at the same time.
+    """
+    tokens = [0] * min(_WARM_UP_TOKENS, max_sequence_length - 2)
+    if not tokens:
+        return
+    engine.add(0, Row(prompt="", max_length=2), Prompt("", tokens), watch=False)
+    while engine.has_work:
+        await engine.step()
 
 
 def why_impossible(prompt_tokens: int, row: Row, *, max_sequence_length: int, vocab_size: int, room: int) -> str | None:

@@ -51,6 +51,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     settings = _meet(dist, uplink)
 
     from .bus import Bus
+    from .engine_api import warm_up
     from .engines import start
     from .intake import Intake
     from .serving import serve
@@ -59,7 +60,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     started = start(settings, on_cpu=on_cpu, progress=uplink.progress)
     engine = started.engine
     group, replica, groups = discover()
-    engine.loop.run_until_complete(engine.warm_up())
+    engine.loop.run_until_complete(warm_up(engine, settings.max_sequence_length))
     bus = Bus(group, rank)
     intake = None
     if bus.is_leader:
