@@ -7,6 +7,8 @@
 #       build --megatron-checkpoint /checkpoints/llama --model-name llama --model-repository /models
 #   docker run --rm --init --gpus all --shm-size 4g -p 8000-8002:8000-8002 -p 8080:8080 \
 #       -v trgen-models:/models -v CHECKPOINTS:/checkpoints:ro trgen
+#
+# With `docker build --target multimodal` it has NeMo's environment as well, which NeMo 2.0 checkpoints need.
 
 # Both are Ubuntu 24.04 with CUDA 13.0, which the torch of locks/megatron-gpu.txt is built for. The environments made in
 # the first work in the second because both have Ubuntu's Python 3.12 at the same place.
@@ -50,7 +52,14 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     scripts/install-trgen /opt/uv/bin/uv /opt/trgen
 
 
-FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}
+FROM environments AS nemo
+
+COPY locks/nemo.txt locks/
+RUN --mount=type=cache,target=/root/.cache/uv \
+    scripts/install-environment /opt/uv/bin/uv /usr/bin/python3.12 locks/nemo.txt /opt/nemo
+
+
+FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG} AS serving
 
 # The image has a user with this id, but no home for it; torch and Triton's compiler keep caches there.
 RUN install -d -o 1000 -g 1000 /home/triton-server /models
@@ -76,3 +85,13 @@ HEALTHCHECK --start-period=30m --interval=30s --timeout=60s --retries=3 \
 
 ENTRYPOINT ["/opt/trgen/bin/trgen"]
 CMD ["serve", "--model-repository", "/models"]
+
+
+FROM serving AS multimodal
+
+COPY --from=nemo /opt/nemo /opt/nemo
+ENV TRGEN_NEMO_PYTHON=/opt/nemo/bin/python
+
+
+# The last stage is what is built unless a target is named.
+FROM serving

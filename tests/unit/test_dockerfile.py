@@ -37,8 +37,11 @@ def test_linter(checkout: Path) -> None:
 
 def test_base_images_are_pinned_by_arguments(instructions: list[tuple[str, str]]) -> None:
     defaults = dict(argument.split("=", 1) for argument in values(instructions, "ARG"))
+    stages = [image.split(" AS ")[-1] for image in values(instructions, "FROM")]
 
     for image in values(instructions, "FROM"):
+        if image.split()[0] in stages:
+            continue
         (argument,) = re.findall(r":\$\{(\w+)\}", image)
         assert re.match(r"\d+\.\d+", defaults[argument]), image
 
@@ -84,13 +87,19 @@ def test_environments_keep_their_places(instructions: list[tuple[str, str]]) -> 
     assert moved
     assert all(source == target for source, target in moved)
     assert "TRGEN_RANK_PYTHON=/opt/megatron/bin/python" in environment
+    assert "TRGEN_NEMO_PYTHON=/opt/nemo/bin/python" in environment
     assert "PATH=/opt/trgen/bin:${PATH}" in environment
 
 
 def test_what_runs(instructions: list[tuple[str, str]]) -> None:
-    last = max(index for index, (name, _) in enumerate(instructions) if name == "FROM")
-    final = dict(instructions[last:])
+    stages = [index for index, (name, _) in enumerate(instructions) if name == "FROM"]
+    # What is built unless a target is named, and the target with NeMo, are both this stage.
+    (serving,) = (index for index in stages if instructions[index][1].endswith(" AS serving"))
+    following = stages[stages.index(serving) + 1]
+    final = dict(instructions[serving:following])
 
+    assert instructions[-1] == ("FROM", "serving")
+    assert ("FROM", "serving AS multimodal") in instructions
     assert final["USER"].split(":")[0] not in ("root", "0")
     assert "/opt/trgen/healthcheck.py" in final["HEALTHCHECK"]
     assert json.loads(final["ENTRYPOINT"]) == ["/opt/trgen/bin/trgen"]
