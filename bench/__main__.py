@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from bench import cli, first_token, overhead, prefill, rest, start
+from bench import cli, first_token, overhead, prefill, recompute, rest, start
 from bench.deployment import CHECKOUT, tiny_checkpoint
 
 _BENCHMARKS = {
@@ -13,6 +13,7 @@ _BENCHMARKS = {
     "first-token": first_token.run,
     "overhead": overhead.run,
     "prefill": prefill.run,
+    "recompute": lambda checkpoint, rank_python, trials: recompute.run(trials),
     "rest": rest.run,
     "start": start.run,
 }

@@ -1,4 +1,4 @@
-"""The process of `in_process.py`: starts it, hands it runs, ends it."""
+"""The process of `in_process.py`, or of a script like it: starts it, hands it runs, ends it."""
 
 import contextlib
 import json
@@ -32,8 +32,11 @@ class InProcess:
 
     def run(self, engine: str, clients: int, prompts: Sequence[str], max_length: int) -> dict[str, Any]:
         """Do the same; return seconds, new tokens and the seconds of the longest step."""
+        return self.ask({"engine": engine, "clients": clients, "prompts": list(prompts), "max_length": max_length})
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Hand the process a command of its script, and return its answer."""
         assert self._process.stdin is not None
-        command = {"engine": engine, "clients": clients, "prompts": list(prompts), "max_length": max_length}
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         return self._answer()

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the two environments, the tiny models and their checkpoints."""
+"""Fixtures for all tests: the environments, the tiny models and their checkpoints."""
 
 import json
 import os
@@ -36,6 +36,15 @@ def megatron_python() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nemo_python() -> Path:
+    """The interpreter of the environment for NeMo 2.0 checkpoints."""
+    python = CHECKOUT / ".envs/nemo/bin/python"
+    if not python.exists():
+        pytest.fail(f"{python} is missing; run `make environments` first.")
+    return python
+
+
+@pytest.fixture(scope="session")
 def in_megatron(megatron_python: Path) -> Callable[..., Any]:
     """Run a script beside a test file in the ranks' environment and return the JSON document it prints last.
 
@@ -59,3 +68,9 @@ def in_megatron(megatron_python: Path) -> Callable[..., Any]:
 def tiny_llama() -> Path:
     """The trained tiny model, in Hugging Face's format."""
     return CHECKOUT / "examples/tiny_llama"
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen_vl() -> Path:
+    """The trained tiny model that reads pictures, in Hugging Face's format."""
+    return CHECKOUT / "examples/tiny_qwen_vl"

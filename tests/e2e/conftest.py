@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, Serve, Serving, build, run
-from trition_repo_gen.server import free_ports, running_server
+from tests.e2e.serving import PROMPTS, Serve, Serving, build, run, serving_of
 
 RANDOM_MODELS = ("qwen2", "qwen3", "qwen3moe", "deepseekv3")
 
@@ -74,23 +73,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory, checkpoints: dict[str, Path]
     def serving(name: str, *flags: str) -> Iterator[Serving]:
         repository = tmp_path_factory.mktemp(f"repository-{name}")
         build(checkpoints[name], name, repository, megatron_python, *flags)
-        http, grpc, metrics = free_ports(3)
-        log: list[str] = []
-        listeners: list[Callable[[str], None]] = [log.append]
-
-        def on_line(line: str) -> None:
-            for listener in list(listeners):
-                listener(line)
-
-        with running_server(
-            repository,
-            http_port=http,
-            grpc_port=grpc,
-            metrics_port=metrics,
-            ready_within=READY_SECONDS,
-            on_line=on_line,
-        ) as server:
-            yield Serving(server, name, Asker(f"127.0.0.1:{http}", name), log, listeners)
+        with serving_of(repository, name) as (server,):
+            yield server
 
     return serving
 

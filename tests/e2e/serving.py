@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tritonclient.http
 
-from trition_repo_gen.server import Server
+from trition_repo_gen.server import Server, free_ports, running_server
 
 READY_SECONDS = 300.0
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
@@ -37,6 +37,7 @@ INPUTS = {
     "repetition_penalty": "FP32",
     "min_length": "INT64",
     "stop_words": "BYTES",
+    "images": "BYTES",
 }
 PROMPTS = [
     "What is the color of a banana?",
@@ -134,6 +135,28 @@ class Serving:
         """HOST:PORT of the HTTP endpoint."""
         assert self.server.http_url is not None
         return self.server.http_url
+
+
+@contextlib.contextmanager
+def serving_of(repository: Path, *models: str) -> Iterator[list[Serving]]:
+    """Serve a repository; gives a `Serving` for each of its models that is named."""
+    http, grpc, metrics = free_ports(3)
+    log: list[str] = []
+    listeners: list[Callable[[str], None]] = [log.append]
+
+    def on_line(line: str) -> None:
+        for listener in list(listeners):
+            listener(line)
+
+    with running_server(
+        repository,
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        ready_within=READY_SECONDS,
+        on_line=on_line,
+    ) as server:
+        yield [Serving(server, model, Asker(f"127.0.0.1:{http}", model), log, listeners) for model in models]
 
 
 class LogLine:

@@ -1,4 +1,4 @@
-"""What examples/make_checkpoint.py says about its arguments; converting itself needs the ranks' environment."""
+"""What the scripts that make checkpoints say about their arguments; converting needs the ranks' environments."""
 
 import subprocess
 import sys
@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "make_checkpoint.py"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+WRITTEN_LAST = {
+    "make_checkpoint.py": "latest_checkpointed_iteration.txt",
+    "make_nemo_checkpoint.py": "context/io.json",
+}
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -22,7 +27,8 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_mistake_is_one_sentence_and_code_2(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("script", WRITTEN_LAST)
+def test_a_mistake_is_one_sentence_and_code_2(script: str, tmp_path: Path, model: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
@@ -33,16 +39,17 @@ def test_a_mistake_is_one_sentence_and_code_2(tmp_path: Path, model: Path) -> No
         ((model, other / "thesis.txt"), "is a file"),
         ((model, tmp_path / "out", model, tmp_path / "out"), "is named twice"),
     ):
-        result = run(*arguments)
+        result = run(script, *arguments)
         assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
         assert said in result.stderr
     assert (other / "thesis.txt").read_text() == "mine"
 
 
-def test_a_complete_checkpoint_is_left_alone(tmp_path: Path, model: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "latest_checkpointed_iteration.txt").write_text("0")
-    result = run(model, out)
+@pytest.mark.parametrize("script", WRITTEN_LAST)
+def test_a_complete_checkpoint_is_left_alone(script: str, tmp_path: Path, model: Path) -> None:
+    last = tmp_path / "out" / WRITTEN_LAST[script]
+    last.parent.mkdir(parents=True)
+    last.write_text("0")
+    result = run(script, model, tmp_path / "out")
     assert result.returncode == 0
     assert "complete already" in result.stdout
