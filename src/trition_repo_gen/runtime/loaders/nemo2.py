@@ -145,6 +145,10 @@ def _build(config: Any, device_is_cpu: bool) -> torch.nn.Module:
         part.use_cpu_initialization = device_is_cpu
         part.bias_activation_fusion = part.bias_dropout_fusion = False
     model = config.configure_model(tokenizer=None)
+    for (
+        parameter
+    ) in model.parameters():  # those of torch's own layers know no `params_dtype`; buffers keep their precision
+        parameter.data = parameter.data.to(config.params_dtype)
     if not device_is_cpu:
         model.cuda()
     built: torch.nn.Module = model.eval()

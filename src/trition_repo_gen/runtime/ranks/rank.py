@@ -4,7 +4,9 @@ import faulthandler
 import json
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -24,12 +26,16 @@ def run() -> None:
     name_process(f"rank {rank}")
     uplink = Uplink(rank)
     try:
-        serving = _start(rank, uplink)
-    except Exception as error:
-        uplink.send(Fatal(rank, f"{type(error).__name__}: {error}"))
-        uplink.close()
-        raise
-    serving()
+        try:
+            serving = _start(rank, uplink)
+        except Exception as error:
+            uplink.send(Fatal(rank, f"{type(error).__name__}: {error}"))
+            uplink.close()
+            raise
+        serving()
+    except Exception:
+        traceback.print_exc()  # a forked rank's is kept by torchrun, and the stub shows what was written
+        sys.exit(1)
 
 
 def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
