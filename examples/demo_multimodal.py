@@ -53,7 +53,7 @@ def main() -> int:
         first, second = "What is in this image?", "What color is it?"
         answers = [
             run(
-                f"trgen query asks about a picture that was drawn just now, {path.name}",
+                f"trgen query asks about {path.name}, drawn just now",
                 ["trgen", "query", "-u", url, "-mn", MODEL, "--image", path, "-p", first],
             ).strip()
         ]
