@@ -9,18 +9,20 @@ Says `{"ready": true}` when the engine takes rows. Each line that comes then is 
 
 `runtime` is the engine as the ranks use it, `prefix caching` and `chunked prefill` the same with that; `megatron` is
 the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N rows are kept in flight, like N
-clients that send the next request when the last is answered.
+clients that send the next request when the last is answered. With `"forward": true`, for `runtime`, the answer has
+`forward_seconds` as well: of the forward passes alone, between which the device is waited for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -61,6 +63,27 @@ class RuntimeRows:
     async def step(self) -> list[int]:
         result = await self._engine.step()
         return [len(finished.tokens) for finished in result.finished.values()]
+
+    @contextlib.contextmanager
+    def timed_forward(self) -> Iterator[list[float]]:
+        """Collect the seconds of each forward pass."""
+        import torch
+
+        controller = self._engine._engine.controller
+        forward, seconds = controller._dynamic_step_forward_logits, []
+
+        def timed(*arguments: Any) -> None:
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            forward(*arguments)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+
+        controller._dynamic_step_forward_logits = timed
+        try:
+            yield seconds
+        finally:
+            del controller._dynamic_step_forward_logits
 
 
 class MegatronRows:
@@ -187,10 +210,12 @@ def main() -> None:
             engines[name] = kinds[name](loaded)
         rows = engines[name]
         prompts = [loaded.model.tokenizer(prompt)["input_ids"] for prompt in command["prompts"]]
-        seconds, tokens, longest = rows.loop.run_until_complete(
-            closed_loop(rows, ids, command["clients"], prompts, command["max_length"])
-        )
-        print(json.dumps({"seconds": seconds, "tokens": tokens, "longest_step": longest}), file=answers)
+        with rows.timed_forward() if command.get("forward") else contextlib.nullcontext([]) as forward:
+            seconds, tokens, longest = rows.loop.run_until_complete(
+                closed_loop(rows, ids, command["clients"], prompts, command["max_length"])
+            )
+        answer = {"seconds": seconds, "tokens": tokens, "longest_step": longest}
+        print(json.dumps(answer | ({"forward_seconds": sum(forward)} if forward else {})), file=answers)
 
 
 if __name__ == "__main__":

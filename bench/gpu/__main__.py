@@ -4,15 +4,16 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.deployment import CHECKOUT
-from bench.gpu import answers, faults, overhead, speed
+from bench.gpu import answers, faults, first_token, loading, overhead, speed, truth
 from bench.gpu.serving import Host
 from bench.report import console, load_average, write
 
-STAGES = ("answers", "faults", "speed", "overhead")
+STAGES = ("truth", "answers", "faults", "loading", "speed", "overhead", "first-token")
 
 
 def main() -> int:
@@ -38,7 +39,9 @@ def main() -> int:
     for stage in stages:
         started = time.monotonic()
         console.rule(stage)
-        if stage == "answers":
+        if stage == "truth":
+            results[stage] = truth.run(host, make.sources(truth.MODELS))
+        elif stage == "answers":
             results[stage] = answers.run(host, make.trained(), make.experts(), arguments.gpus)
         elif stage == "faults" and arguments.gpus > 1:
             results[stage] = faults.run(host, make.trained())
@@ -51,6 +54,12 @@ def main() -> int:
         elif stage == "overhead":
             results["shape"] = arguments.shape
             results[stage] = overhead.run(host, make.random(arguments.shape))
+        elif stage == "loading":
+            results["shape"] = arguments.shape
+            results[stage] = loading.run(host, make.random(arguments.shape))
+        elif stage == "first-token":
+            results["shape"] = arguments.shape
+            results[stage] = first_token.run(host, make.random(arguments.shape))
         console.print(f"{stage}: {time.monotonic() - started:.0f} s", style="dim")
         write(arguments.name, results, rank_python=Path(arguments.rank_python), load_before=load_before)
     return 0
@@ -78,11 +87,22 @@ class Maker:
 
     def experts(self) -> Path:
         """A tiny random Qwen3-MoE with heads that FlashAttention takes."""
-        name = "qwen3moe_wide"
+        return self.sources(["qwen3moe_wide"])["qwen3moe_wide"][1]
+
+    def sources(self, names: Sequence[str]) -> dict[str, tuple[Path, Path]]:
+        """Tiny models by name: their folder in Hugging Face's format, and their checkpoint."""
         models = self._folder / "hugging_face"
-        if not (models / name).exists():
-            self._run(CHECKOUT / "tests/models/random_models.py", models, name)
-        return self._converted(name, models / name)
+        found = {"trained": CHECKOUT / "examples/tiny_llama"}
+        found |= {name: models / name for name in names if name != "trained"}
+        if missing := [name for name, folder in found.items() if not folder.exists()]:
+            self._run(CHECKOUT / "tests/models/random_models.py", models, *missing)
+        made: dict[str, tuple[Path, Path]] = {}
+        for name in names:
+            try:
+                made[name] = (found[name], self._converted(name, found[name]))
+            except RuntimeError as error:  # the others can still say something
+                console.print(str(error), style="red")
+        return made
 
     def random(self, shape: str) -> Path:
         """A random Llama of one of `make_random_model.py`'s shapes."""
@@ -102,7 +122,7 @@ class Maker:
         started = time.monotonic()
         completed = subprocess.run([self._rank_python, *command], capture_output=True, text=True, check=False)
         if completed.returncode:
-            sys.exit(f"`{command}` failed:\n{completed.stderr[-4000:]}")
+            raise RuntimeError(f"`{command}` failed:\n{completed.stderr[-4000:]}")
         console.print(f"{Path(command[0]).name}: {time.monotonic() - started:.0f} s", style="dim")
 
 

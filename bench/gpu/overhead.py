@@ -13,12 +13,12 @@ CLIENTS = {1: 8, 64: 256, 256: 1024}
 """Clients, and the requests of a run."""
 TARGET = 0.95
 _TRIALS = 3
-_KV_CACHE_GIB = 20.0  # the server and the engine in-process share a GPU
+KV_CACHE_GIB = 20.0  # the server and the engine in-process share a GPU
 
 
 def run(host: Host, checkpoint: Path) -> dict[str, Any]:
     """Run both sides in turn, on one GPU with CUDA graphs."""
-    options = {"enable_cuda_graphs": True, "kv_cache_gib": _KV_CACHE_GIB}
+    options = {"enable_cuda_graphs": True, "kv_cache_gib": KV_CACHE_GIB}
     with serving(host, MODEL, checkpoint, **options) as running:
         running.wait_ready()
         repository = Repository(host.folder / MODEL / "repository")

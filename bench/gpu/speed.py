@@ -35,7 +35,7 @@ def run(host: Host, checkpoint: Path, layouts: dict[str, tuple[dict[str, Any], t
 def _measure(running: Serving, concurrency: tuple[int, ...]) -> dict[str, Any]:
     result: dict[str, Any] = {"ready_seconds": round(running.ready_seconds, 1)}
     for clients in concurrency:
-        prompts = [_prompt(index) for index in range(clients)]
+        prompts = [prompt_of(PROMPT_TOKENS, index) for index in range(clients)]
         over_http(running.url, running.model, clients, prompts, 8)  # warms up
         loads = [over_http(running.url, running.model, clients, prompts, NEW_TOKENS) for _ in range(3)]
         firsts = [over_http(running.url, running.model, clients, prompts, 1) for _ in range(3)]
@@ -52,9 +52,9 @@ def _measure(running: Serving, concurrency: tuple[int, ...]) -> dict[str, Any]:
     return result
 
 
-def _prompt(index: int) -> str:
-    """Return PROMPT_TOKENS bytes, which are as many tokens of the byte tokenizer, different for each request."""
-    return f"{index:06d} {_WORDS * 4}"[:PROMPT_TOKENS]
+def prompt_of(tokens: int, index: int) -> str:
+    """Return so many bytes, which are as many tokens of the byte tokenizer, different for each index."""
+    return f"{index:06d} {_WORDS * (tokens // len(_WORDS) + 1)}"[:tokens]
 
 
 def _print(results: dict[str, Any]) -> None:

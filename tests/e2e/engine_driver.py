@@ -14,12 +14,15 @@ COMMON = "Count from one to fifty. " * 12
 ENDS = ("Now.", "What is the color of a banana?")
 CHUNKED = {"enable_chunked_prefill": True, "chunked_prefill_size": 64}
 CACHED = {"enable_prefix_caching": True}
+ASYNCHRONOUS = {"async_scheduling": "on"}
 ENGINES: dict[str, dict[str, Any]] = {
     "plain": {},
     "prefix caching": CACHED,
     "chunked prefill": CHUNKED,
     "small cache": {"kv_cache_gib": None},
     "small cache, both": {"kv_cache_gib": None} | CACHED | CHUNKED,
+    "asynchronous": ASYNCHRONOUS,
+    "asynchronous, small cache, both": {"kv_cache_gib": None} | CACHED | CHUNKED | ASYNCHRONOUS,
 }
 """Settings; None is a cache of `small`."""
 

@@ -9,13 +9,16 @@ from tests.e2e.serving import PROMPTS, Serve, assert_same_answers, seeded_answer
 
 LAYOUTS = {
     "llama TP2": ("llama", ["--tensor-parallel-size", "2"]),
-    "llama PP2": ("llama", ["--pipeline-parallel-size", "2"]),
+    "llama PP2": ("llama", ["--pipeline-parallel-size", "2", "--async-scheduling", "on"]),
     "llama TP2×PP2": ("llama", ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "2"]),
-    "llama TP2+SP": ("llama", ["--tensor-parallel-size", "2", "--sequence-parallel"]),
+    "llama TP2+SP": ("llama", ["--tensor-parallel-size", "2", "--sequence-parallel", "--async-scheduling", "on"]),
     "llama CP2": ("llama", ["--context-parallel-size", "2"]),
-    "llama DP2": ("llama", ["--num-gpus", "2"]),
+    "llama DP2": ("llama", ["--num-gpus", "2", "--async-scheduling", "on"]),
     "qwen3moe EP2": ("qwen3moe", ["--expert-parallel-size", "2"]),
-    "qwen3moe TP2×EP2": ("qwen3moe", ["--tensor-parallel-size", "2", "--expert-parallel-size", "2"]),
+    "qwen3moe TP2×EP2": (
+        "qwen3moe",
+        ["--tensor-parallel-size", "2", "--expert-parallel-size", "2", "--async-scheduling", "on"],
+    ),
     "qwen3moe TP2×ETP2": ("qwen3moe", ["--tensor-parallel-size", "2", "--expert-tensor-parallel-size", "2"]),
     "qwen2": ("qwen2", []),
     "qwen3": ("qwen3", []),

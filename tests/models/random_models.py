@@ -68,6 +68,16 @@ def _llama(**changes: Any) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES | changes))
 
 
+WIDE: dict[str, Any] = {"hidden_size": 256, "initializer_range": 0.1}
+"""For GPUs: FlashAttention wants heads of at least 64."""
+GPT_OSS: dict[str, Any] = {
+    "head_dim": 64,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 32,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": _llama,
     "llama_6_layers": lambda: _llama(num_hidden_layers=6),  # PP=4 needs uneven first and last stages
@@ -76,9 +86,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES | {"tie_word_embeddings": True})),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, head_dim=16)),
     "qwen3moe": lambda: transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**SIZES | MOE)),
-    "qwen3moe_wide": lambda: transformers.Qwen3MoeForCausalLM(  # FlashAttention wants heads of at least 64
-        transformers.Qwen3MoeConfig(**SIZES | MOE | {"hidden_size": 256, "head_dim": 64, "initializer_range": 0.1})
+    "qwen2_wide": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES | WIDE)),
+    "qwen3_wide": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES | WIDE, head_dim=64)),
+    "qwen3moe_wide": lambda: transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(**SIZES | MOE | WIDE | {"head_dim": 64})
     ),
+    "gptoss_wide": lambda: transformers.GptOssForCausalLM(transformers.GptOssConfig(**SIZES | WIDE | GPT_OSS)),
     "deepseekv3": lambda: transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**SIZES | MLA)),
 }
 

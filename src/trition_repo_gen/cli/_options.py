@@ -112,6 +112,13 @@ BUILD = FlagGroup(
             help="Take long prompts in over several steps, between which others go on.",
         ),
         "chunked_prefill_size": _count("--chunked-prefill-size", help="Tokens of such a step."),
+        "fused_layers": Option(
+            "--fused-layers", help="Compute dense layers in fewer kernels; auto: where there is a GPU."
+        ),
+        "async_scheduling": Option(
+            "--async-scheduling",
+            help="Start a decoding step before the host is done with the one before; auto: where there is a GPU.",
+        ),
         "enable_flash_decode": Option("--enable-flash-decode", "-efd", "-fd", help="Accepted: the engine always does."),
         "enable_cuda_graphs": Option(
             "--enable-cuda-graphs", "-cg", help="Record the decoding step on a GPU: faster, slower to start."

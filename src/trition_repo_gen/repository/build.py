@@ -164,6 +164,8 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
             max_image_mib=options.max_image_mib,
             max_image_pixels=options.max_image_pixels,
         ),
+        fused_layers=options.fused_layers,
+        async_scheduling=options.async_scheduling,
         enable_flash_decode=options.enable_flash_decode,
         enable_cuda_graphs=options.enable_cuda_graphs,
         legacy_checkpoint=options.legacy_ckpt,

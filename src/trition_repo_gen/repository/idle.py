@@ -24,6 +24,8 @@ _LLM_ONLY = (
     "tokenizer",
     "enable_flash_decode",
     "enable_cuda_graphs",
+    "fused_layers",
+    "async_scheduling",
     "enable_prefix_caching",
     "enable_chunked_prefill",
     "chunked_prefill_size",

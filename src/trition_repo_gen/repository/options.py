@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from trition_repo_gen.runtime.settings import Dtype
+from trition_repo_gen.runtime.settings import Dtype, Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class BuildOptions:
     enable_prefix_caching: bool = False
     enable_chunked_prefill: bool = False
     chunked_prefill_size: int = 2048
+    fused_layers: Switch = "auto"
+    async_scheduling: Switch = "auto"
     enable_flash_decode: bool = False
     enable_cuda_graphs: bool = False
     legacy_ckpt: bool = False

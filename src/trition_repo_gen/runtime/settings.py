@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 
 CheckpointKind = Literal["megatron_bridge", "nemo2"]
 Dtype = Literal["float16", "bfloat16", "float32"]
+Switch = Literal["auto", "on", "off"]
+"""auto: on where there is a GPU."""
 
 
 class SettingsError(ValueError):
@@ -104,6 +106,10 @@ class Settings(_Parameters):
     """Tokens of such a step at the most, those of running rows among them."""
     inference_batch_times_seqlen_threshold: int = 1000
     """Multimodal, with pipeline stages: a step of more tokens than this is split into micro-batches of so many."""
+    fused_layers: Switch = "auto"
+    """Compute dense layers in fewer kernels than Megatron Core does."""
+    async_scheduling: Switch = "auto"
+    """Start a decoding step before the host is done with the one before it."""
     enable_flash_decode: bool = False
     enable_cuda_graphs: bool = False
     legacy_checkpoint: bool = False

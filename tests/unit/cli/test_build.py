@@ -72,6 +72,8 @@ FLAGS: list[tuple[list[str], Any, str]] = [
     (["--account-for-loss-in-pipeline-split", "-alps", "-lps"], None, "account_for_loss_in_pipeline_split"),
     (["--max-batch-size", "-mbs"], 4, "max_batch_size"),
     (["--debug-mode", "-dm"], None, "debug_mode"),
+    (["--fused-layers"], "off", "fused_layers"),
+    (["--async-scheduling"], "off", "async_scheduling"),
     (["--enable-flash-decode", "-efd", "-fd"], None, "enable_flash_decode"),
     (["--enable-cuda-graphs", "-cg"], None, "enable_cuda_graphs"),
     (["--legacy-ckpt", "-lc"], None, "legacy_ckpt"),

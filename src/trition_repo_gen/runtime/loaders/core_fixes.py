@@ -14,6 +14,7 @@ def apply() -> None:
     """Mend what the installed version needs mended. Calling it again does nothing."""
     mla_decode_only()
     fa4_without_split_kv()
+    metadata_after_async_step()
 
 
 def mla_decode_only() -> bool:
@@ -68,3 +69,25 @@ def fa4_without_split_kv() -> bool:
     flash_attn4_varlen_func.never_splits = True  # type: ignore[attr-defined]
     attention.flash_attn4_varlen_func = flash_attn4_varlen_func
     return True
+
+
+def metadata_after_async_step() -> None:
+    """Keep every row's wishes with the row when asynchronous scheduling closes the gaps that finished rows leave.
+
+    megatron-core 0.19.2, text_generation_controller.py:1999, moves temperature, top-k and top-p of the running rows and
+    forgets their log-probability flags, which the next step that admits rows reads.
+    """
+    from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
+
+    original = getattr(TextGenerationController, "_compact_async_sched_logits", None)
+    if original is None or getattr(original, "moves_all", False):
+        return
+
+    def compact(self: Any, survivors: Tensor) -> None:
+        original(self, survivors)
+        context = self.inference_wrapped_model.inference_context
+        for name, values in context.request_metadata.items():
+            context.active_request_metadata[name][: len(survivors)].copy_(values[: len(survivors)])
+
+    compact.moves_all = True  # type: ignore[attr-defined]
+    TextGenerationController._compact_async_sched_logits = compact

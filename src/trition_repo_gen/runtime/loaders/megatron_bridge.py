@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..settings import Settings
-from . import core_fixes, layout, tokenizer, weights
+from . import attention_kernels, core_fixes, layout, tokenizer, weights
 from .errors import LoadError
 
 __all__ = ["LoadError", "LoadedModel", "build", "kv_block_size", "load"]
@@ -59,6 +59,11 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     """
     words = tokenizer.load(Path(settings.checkpoint), settings.tokenizer)
     model, config = build(settings, device_is_cpu=device_is_cpu, progress=progress)
+    if settings.fused_layers == "on" or (settings.fused_layers == "auto" and not device_is_cpu):
+        from ..fused.layers import fuse
+
+        attentions, mlps = fuse(model, settings.max_sequence_length)
+        progress(f"fused {attentions} attention and {mlps} MLP layers")
     return LoadedModel(
         model=model,
         tokenizer=words.tokenizer,
@@ -92,6 +97,8 @@ def build(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], 
         from .. import cpu
 
         cpu.adapt_config(config)
+    else:
+        progress(f"attention by {attention_kernels.choose(config)}")
     core_fixes.apply()
     layout.check(config, settings)
     parallel_state.initialize_model_parallel(**layout.group_sizes(config))

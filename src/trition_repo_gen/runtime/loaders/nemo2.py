@@ -23,7 +23,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from ..multimodal.engine import LoadedPictureModel
 from ..multimodal.vision_language import NemoQwen2VL
 from ..settings import Settings
-from . import layout, processor, weights
+from . import layout, processor, reading, weights
 from .errors import LoadError
 from .nemo2_graph import Graph, GraphError
 
@@ -59,7 +59,7 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     progress(f"building {type(config).__name__} as {settings.params_dtype}, {layout.describe(settings)}")
     model = _build(config, device_is_cpu)
     wanted = model.sharded_state_dict(prefix=_PREFIX)
-    with weights.Meter(progress) as meter:
+    with weights.Meter(progress) as meter, reading.by_threads():
         meter.expect(wanted, checkpoint / "weights", settings.legacy_checkpoint)
         found = dist_checkpointing.load(wanted, str(checkpoint / "weights"), strict=StrictHandling.IGNORE_ALL)
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in found.items()}, strict=False)

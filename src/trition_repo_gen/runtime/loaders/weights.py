@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTenso
 from megatron.core.dist_checkpointing.serialization import load_sharded_metadata
 from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
 
-from . import index
+from . import index, reading
 from .errors import LoadError
 
 _GENERATE = "_generate_model_state_dict"
@@ -59,7 +59,7 @@ def checked(checkpoint: Path, any_extra_state: bool, progress: Callable[[str], N
     meter = Meter(progress)
     setattr(bridge_checkpointing, _GENERATE, generate_what_is_there)
     try:
-        with meter:
+        with meter, reading.by_threads():
             yield
     finally:
         setattr(bridge_checkpointing, _GENERATE, generate)
@@ -127,7 +127,7 @@ class Meter:
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self._total = self._done = self._told = 0
-        self._told_at = time.monotonic()
+        self._begun = self._told_at = time.monotonic()
         self._progress = progress
         self._commit = getattr(MCoreLoadPlanner, "commit_tensor", None)
 
@@ -147,6 +147,7 @@ class Meter:
         require_stored(wanted, stored, folder)
         self._total = sum(tensor.data.nbytes for tensor in _leaves(wanted) if isinstance(tensor, ShardedTensor))
         self._progress(f"loading {_size(self._total)} of weights")
+        self._begun = time.monotonic()
 
     def __enter__(self) -> Self:
         commit = self._commit
@@ -163,6 +164,9 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         if self._commit is not None:
             MCoreLoadPlanner.commit_tensor = self._commit
+        if self._total and self._done >= self._total:
+            seconds = time.monotonic() - self._begun
+            self._progress(f"read {_size(self._total)} in {seconds:.1f} s, {self._total / 1e9 / seconds:.2f} GB/s")
 
     def _add(self, size: int) -> None:
         self._done += size

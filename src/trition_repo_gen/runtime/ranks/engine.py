@@ -4,7 +4,8 @@ import math
 import time
 from typing import Any
 
-from megatron.core.inference.config import InferenceConfig, PrefixCachingEvictionPolicy
+import torch
+from megatron.core.inference.config import AsyncScheduleMode, InferenceConfig, PrefixCachingEvictionPolicy
 from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
 from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
 from megatron.core.inference.inference_request import DynamicInferenceRequest, DynamicInferenceRequestRecord, Status
@@ -59,11 +60,14 @@ class RankEngine:
                 enable_prefix_caching=settings.enable_prefix_caching,
                 prefix_caching_eviction_policy=PrefixCachingEvictionPolicy.LRU,
                 enable_chunked_prefill=settings.enable_chunked_prefill,
+                async_sched_mode=_schedule(settings, self._device),
             ),
         )
         controller = TextGenerationController(GPTInferenceWrapper(loaded.model, self._context), _EngineTokenizer(codec))
         controller._sampling = self._sampling
         self._engine = DynamicInferenceEngine(controller=controller, context=self._context)
+        self._schedule_waiting = self._engine.schedule_waiting_requests
+        self._engine.schedule_waiting_requests = self._schedule
         # The engine would detokenise on every rank, within the step. As the member of a coordinated group that is not
         # the coordinator it does not (dynamic_engine.py, async_bookkeep).
         self._engine.use_coordinator = True
@@ -144,7 +148,6 @@ class RankEngine:
         self._prepare_waiting_rows()
         self._end_rows()
         self._make_room()
-        self._materialise_logits_for_prompts()
         data = await self._engine.async_step()
         now = time.monotonic()
         result = StepResult()
@@ -210,8 +213,13 @@ class RankEngine:
         record = self._engine.requests[request_id].record
         return [token for request in record.requests for token in request.generated_tokens]
 
+    def _schedule(self) -> None:
+        """Let waiting rows into the next forward pass; no logits of an earlier one are waiting to be read."""
+        self._materialise_logits_for_prompts()
+        self._schedule_waiting()
+
     def _materialise_logits_for_prompts(self) -> None:
-        """Compute logits of whole prompts in a step where a waiting row asked for them, of last tokens otherwise."""
+        """Compute logits of whole prompts in a pass where a waiting row asked for them, of last tokens otherwise."""
         wanted = any(
             not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
             for request_id in self._engine.waiting_request_ids
@@ -273,6 +281,11 @@ class _EngineTokenizer:
 
     def detokenize(self, tokens: list[int]) -> str:
         return "".join(self._codec.spell(token) for token in tokens)
+
+
+def _schedule(settings: Settings, device: torch.device) -> AsyncScheduleMode:
+    on = settings.async_scheduling == "on" or (settings.async_scheduling == "auto" and device.type == "cuda")
+    return AsyncScheduleMode.ASYNC if on else AsyncScheduleMode.LEGACY
 
 
 def _token_bytes(config: Any, settings: Settings) -> int:

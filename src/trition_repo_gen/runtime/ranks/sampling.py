@@ -5,6 +5,7 @@ not on the layout, not on the device.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class RowState:
         """bool[vocab_size]: tokens of the prompt and of the answer so far; kept only where a penalty needs it."""
         if row.repetition_penalty != 1.0:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(list(prompt_tokens), device=device)] = True
+            self.seen[_on(device, list(prompt_tokens))] = True
 
 
 class RowSampler:
@@ -64,7 +65,7 @@ class RowSampler:
         tokens = logits.argmax(dim=-1)
         drawn = [index for index, state in enumerate(states) if state is not None and not state.row.greedy]
         if drawn:
-            index = torch.tensor(drawn, device=logits.device)
+            index = _on(logits.device, drawn)
             tokens[index] = draw(logits[index].float(), [states[i] for i in drawn])  # type: ignore[misc]
 
         for index, (request_id, state) in enumerate(zip(request_ids, states, strict=True)):
@@ -80,8 +81,7 @@ class RowSampler:
         if not short or not self._eos_ids:
             return logits
         logits = logits.clone()
-        rows = torch.tensor(short, device=logits.device)[:, None]
-        logits[rows, torch.tensor(self._eos_ids, device=logits.device)] = float("-inf")
+        logits[_on(logits.device, short)[:, None], _on(logits.device, self._eos_ids)] = float("-inf")
         return logits
 
 
@@ -108,34 +108,47 @@ def draw(logits: Tensor, states: list[RowState]) -> Tensor:
     Returns:
         int64[rows]
     """
-    column = {"device": logits.device}
     rows = [state.row for state in states]
-    logits = logits / torch.tensor([[row.temperature] for row in rows], **column)
-    if any(row.top_k > 0 or 0.0 < row.top_p < 1.0 for row in rows):
-        logits = _filter(logits, rows)
-    keys = torch.tensor(
-        [[_signed(mix_int(state.row.seed + _GOLDEN * (state.position + 1)))] for state in states], **column
-    )
-    return (logits + gumbel_noise(keys, logits.shape[-1])).argmax(dim=-1)
+    logits = logits / _on(logits.device, [[row.temperature] for row in rows])
+    few = [index for index, row in enumerate(rows) if 0 < row.top_k <= _FEW]
+    many = [index for index, row in enumerate(rows) if row.top_k > _FEW or (row.top_k <= 0 and 0.0 < row.top_p < 1.0)]
+    for chosen, largest in ((few, _FEW), (many, logits.shape[-1])):
+        if chosen:
+            index = _on(logits.device, chosen)
+            logits[index] = _filter(logits[index], [rows[i] for i in chosen], largest)
+    keys = [[_signed(mix_int(state.row.seed + _GOLDEN * (state.position + 1)))] for state in states]
+    return (logits + gumbel_noise(_on(logits.device, keys), logits.shape[-1])).argmax(dim=-1)
 
 
-def _filter(logits: Tensor, rows: list[Row]) -> Tensor:
-    """Set what top-k and then top-p (Holtzman et al. 2020) leave out to -inf."""
-    vocabulary = logits.shape[-1]
-    column = {"device": logits.device}
-    ordered = logits.sort(dim=-1, descending=True).values
-    top_k = torch.tensor([[min(row.top_k, vocabulary) or vocabulary] for row in rows], **column)
+def _filter(logits: Tensor, rows: list[Row], largest: int) -> Tensor:
+    """Set what top-k and then top-p (Holtzman et al. 2020) leave out to -inf.
+
+    Sums over the `largest` logits, whose number must not depend on what other rows ask for: a row's last bit would.
+    """
+    size = min(largest, logits.shape[-1])
+    ordered = logits.topk(size, dim=-1).values
+    kept = [min(row.top_k, size) or size for row in rows]
+    top_k = _on(logits.device, [[k] for k in kept])
     smallest = ordered.gather(-1, top_k - 1)
     ordered = ordered.masked_fill(ordered < smallest, float("-inf"))
 
-    top_p = torch.tensor([[row.top_p if 0.0 < row.top_p < 1.0 else 1.0] for row in rows], **column)
+    top_p = _on(logits.device, [[row.top_p if 0.0 < row.top_p < 1.0 else 1.0] for row in rows])
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
-    kept = ((before < top_p) & (probabilities > 0)).sum(dim=-1, keepdim=True).clamp(min=1)
-    smallest = torch.maximum(smallest, ordered.gather(-1, kept - 1))
+    inside = ((before < top_p) & (probabilities > 0)).sum(dim=-1, keepdim=True).clamp(min=1)
+    smallest = torch.maximum(smallest, ordered.gather(-1, inside - 1))
     return logits.masked_fill(logits < smallest, float("-inf"))
 
 
+def _on(device: torch.device, values: list[Any]) -> Tensor:
+    """Return the values on the device, without waiting for what it computes at the time."""
+    if device.type == "cpu":
+        return torch.tensor(values)
+    return torch.tensor(values, pin_memory=True).to(device, non_blocking=True)
+
+
+_FEW = 1024
+"""Logits that are ordered for rows whose top-k is no larger: ordering all takes milliseconds on a GPU."""
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 

@@ -1,0 +1,93 @@
+"""Log-probabilities of prompts through tritonserver in bfloat16, against Hugging Face's on the same weights.
+
+How far bfloat16 alone takes a model from float32, Hugging Face's own two runs say.
+"""
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from bench.deployment import CHECKOUT
+from bench.gpu.answers import KV_CACHE_GIB, PROMPTS
+from bench.gpu.serving import Host, serving
+from bench.report import console, table
+from trition_repo_gen.errors import UserError
+
+MODELS = ("trained", "qwen2_wide", "qwen3_wide", "qwen3moe_wide", "gptoss_wide", "deepseekv3")
+"""The trained tiny Llama; random ones with biases, norms of queries and keys, experts, sliding windows, latents."""
+LONG = " ".join(PROMPTS)
+
+
+def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
+    """Serve each model, and compare.
+
+    Args:
+        models: by name the folder in Hugging Face's format and the checkpoint.
+    """
+    prompts = [*PROMPTS, LONG]
+    results: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for name, (_, checkpoint) in models.items():
+            try:
+                options = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": 32, "inference_max_seq_length": 512}
+                servers[name] = stack.enter_context(serving(host, f"truth-{name}", checkpoint, **options))
+            except UserError as error:  # the others can still say something
+                results[name] = {"refused": str(error)}
+        expected = {
+            dtype: _hugging_face(host, dtype, prompts, {name: models[name][0] for name in servers})
+            for dtype in ("float32", "bfloat16")
+        }
+        for name, running in servers.items():
+            try:
+                running.wait_ready()
+                got = [row["log_probs"] for row in running.ask(prompts, 1, echo=True)]
+            except UserError as error:
+                console.print(f"{name}: {error}", style="red")
+                results[name] = {"error": str(error)}
+                continue
+            exact, rounded = expected["float32"][name], expected["bfloat16"][name]
+            results[name] = {
+                "tokens": sum(len(row) for row in exact),
+                "mean_difference": _mean_difference(got, exact),
+                "mean_difference_of_hugging_face": _mean_difference(rounded, exact),
+            }
+    table(
+        "Log-probabilities of prompts in bfloat16, mean difference from float32 in nats",
+        ["model", "tokens", "tritonserver", "Hugging Face", "ratio"],
+        [_row(name, result) for name, result in results.items()],
+    )
+    return results
+
+
+def _row(name: str, result: Mapping[str, Any]) -> list[str]:
+    if "tokens" not in result:
+        return [name, "", str(result.get("refused") or result.get("error"))[:60], "", ""]
+    ours, theirs = result["mean_difference"], result["mean_difference_of_hugging_face"]
+    return [name, str(result["tokens"]), f"{ours:.5f}", f"{theirs:.5f}", f"{ours / theirs:.2f}"]
+
+
+def _hugging_face(
+    host: Host, dtype: str, prompts: list[str], folders: Mapping[str, Path]
+) -> dict[str, list[list[float]]]:
+    """Return the log-probabilities of each prompt's tokens but the first, and of the first new one, by model."""
+    out = host.folder / f"reference-{dtype}"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "prompts.json").write_text(json.dumps(prompts))
+    script = CHECKOUT / "tests/models/reference.py"
+    command = [host.rank_python, script, out / "prompts.json", out, *folders.values()]
+    subprocess.run([*command, "--max-new-tokens", "1", "--ignore-eos", "--dtype", dtype], check=True)
+    found = {name: json.loads((out / f"{folder.name}.json").read_text()) for name, folder in folders.items()}
+    return {
+        name: [record["prompt_log_probs"] + record["generated_log_probs"] for record in records]
+        for name, records in found.items()
+    }
+
+
+def _mean_difference(rows: list[list[float]], expected: list[list[float]]) -> float:
+    pairs = [(a, b) for row, other in zip(rows, expected, strict=True) for a, b in zip(row, other, strict=True)]
+    return mean(abs(a - b) for a, b in pairs)

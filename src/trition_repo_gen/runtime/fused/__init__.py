@@ -1,0 +1,1 @@
+"""Megatron's transformer layers for serving: the same weights and results in fewer, larger GPU kernels."""

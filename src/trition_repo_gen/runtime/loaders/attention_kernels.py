@@ -1,0 +1,55 @@
+"""Which kernels compute attention over the paged cache on a GPU, decided before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .errors import LoadError
+
+_OLDEST_FLASH_ATTENTION = "2.7.3"
+
+
+def choose(config: Any) -> str:
+    """Pick the generation of FlashAttention that runs on this GPU, write it onto the configuration, return its name.
+
+    Raises:
+        LoadError: nothing that is installed can serve this model here.
+    """
+    from megatron.core.transformer import attention
+    from megatron.core.utils import is_fa_min_version
+
+    if getattr(config, "multi_latent_attention", False):
+        if not attention.HAVE_FMLA:
+            raise LoadError(
+                "Multi-latent attention needs FlashMLA on a GPU, which is not installed; "
+                "install flash_mla from github.com/deepseek-ai/FlashMLA."
+            )
+        return "FlashMLA"
+    architecture = torch.cuda.get_device_capability()[0]
+    version = _newest(
+        architecture,
+        fa4=bool(attention.HAVE_FA4),
+        fa3=bool(attention.HAVE_FA3),
+        fa2=bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION)),
+    )
+    if version is None:
+        wanted = "flash-attn-4" if architecture >= 9 else f"flash-attn>={_OLDEST_FLASH_ATTENTION}"
+        raise LoadError(f"The ranks' environment has no FlashAttention for this GPU; install {wanted} there.")
+    if version != (4 if attention.HAVE_FA4 else 3 if attention.HAVE_FA3 else 2):  # Megatron Core's own choice
+        config.flash_attention_version = version
+    return f"FlashAttention {version}"
+
+
+def _newest(architecture: int, *, fa4: bool, fa3: bool, fa2: bool) -> int | None:
+    """Return the generation to use on a GPU of SM `architecture`.x, or None.
+
+    The fourth runs from Hopper on; there it cannot split keys over blocks, which the third can: long contexts of few
+    rows are faster with that one.
+    """
+    if fa3 and architecture == 9:
+        return 3
+    if fa4 and architecture >= 9:
+        return 4
+    return 2 if fa2 else None

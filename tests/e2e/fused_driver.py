@@ -1,0 +1,61 @@
+"""What test_fused_layers.py runs in the ranks' environment: models as they are, then with fused layers.
+
+Usage: python fused_driver.py PACKAGE_FOLDER CHECKPOINT...; Triton's kernels are interpreted, for want of a GPU.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+PROMPTS = ("What is the color of a banana?", "Now.", "Bees")
+MAX_LENGTH = 6
+
+
+def main() -> None:
+    """Answer the same rows with both."""
+    import torch
+    import torch.distributed as dist
+    from runtime import cpu
+
+    cpu.install()
+    from runtime.loaders import megatron_bridge
+
+    cpu.after_import()
+    from megatron.core import parallel_state
+    from runtime.fused.layers import fuse
+    from runtime.protocol import Row
+    from runtime.ranks.engine import RankEngine
+    from runtime.ranks.text import TextCodec
+    from runtime.settings import Settings
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    def answers(engine: RankEngine, codec: TextCodec) -> list[Any]:
+        for request_id, text in enumerate(PROMPTS, 1):
+            row = Row(prompt=text, max_length=MAX_LENGTH, min_length=MAX_LENGTH, log_probs=True, echo=True)
+            engine.add(request_id, row, codec.encode(row), watch=False)
+        found = {}
+        while engine.has_work:
+            found |= engine.loop.run_until_complete(engine.step()).finished
+        return [[row.tokens, row.prompt_log_probs + row.log_probs] for _, row in sorted(found.items())]
+
+    report = {}
+    for checkpoint in sys.argv[2:]:
+        settings = Settings(checkpoint=checkpoint, params_dtype="float32", max_sequence_length=128, max_requests=8)
+        loaded = megatron_bridge.load(settings, device_is_cpu=True, progress=lambda text: None)
+        codec = TextCodec(loaded.tokenizer)
+        plain = answers(RankEngine(loaded, settings, codec), codec)
+        halves = fuse(loaded.model, settings.max_sequence_length)
+        report[checkpoint] = {"plain": plain, "fused": answers(RankEngine(loaded, settings, codec), codec)}
+        report[checkpoint]["halves"] = halves
+        parallel_state.destroy_model_parallel()
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    main()

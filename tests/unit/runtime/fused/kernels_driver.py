@@ -1,0 +1,77 @@
+"""What test_kernels.py runs in the ranks' environment: Triton's kernels, interpreted, against plain torch.
+
+Usage: python kernels_driver.py PACKAGE_FOLDER; prints the largest difference of each case.
+"""
+
+import itertools
+import json
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from torch.nn import functional
+
+EPS = 1e-5
+
+
+def norms() -> float:
+    """Rows whose length is no power of two."""
+    from runtime.fused.kernels import rms_norm
+
+    x, weight = torch.randn(3, 48), torch.randn(48)
+    return float((rms_norm(x, weight, EPS) - functional.rms_norm(x, (48,), weight, EPS)).abs().max())
+
+
+def activations() -> float:
+    """Rows of more than one block."""
+    from runtime.fused.kernels import silu_mul
+
+    x = torch.randn(2, 2 * 1500)
+    gate, value = x.chunk(2, dim=-1)
+    return float((silu_mul(x) - functional.silu(gate) * value).abs().max())
+
+
+def rotations(heads: int, rotated: int, normed: bool) -> float:
+    """Two groups, a head size that is no power of two, a paged cache whose other places must not change."""
+    from runtime.fused.kernels import rotate_and_store
+
+    groups, size, tokens = 2, 24, 5
+    mixed = torch.randn(tokens, groups * (heads + 2) * size)
+    cache = torch.randn(2, 4, 8, groups, size)
+    before = cache.clone()
+    blocks, slots = torch.tensor([3, 3, 0, 1, 1], dtype=torch.int32), torch.tensor([6, 7, 0, 2, 5])
+    positions = torch.tensor([6, 7, 30, 2, 11])
+    angles = torch.randn(32, rotated // 2)
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None
+    weights = (torch.randn(size), torch.randn(size)) if normed else (None, None)
+    query = rotate_and_store(mixed, groups, cache[0], cache[1], blocks, slots, positions, table, *weights, EPS)
+
+    parts = mixed.view(tokens, groups, heads + 2, size)
+    queries, key, value = parts[:, :, :heads], parts[:, :, heads : heads + 1], parts[:, :, heads + 1]
+    if weights[0] is not None and weights[1] is not None:
+        queries = functional.rms_norm(queries, (size,), weights[0], EPS)
+        key = functional.rms_norm(key, (size,), weights[1], EPS)
+    queries, key = (turn(x, angles[positions][:, None, None]) for x in (queries, key))
+    before[0, blocks.long(), slots] = key[:, :, 0]
+    before[1, blocks.long(), slots] = value
+    expected = queries.reshape(tokens, 1, groups * heads, size)
+    return float(max((query - expected).abs().max(), (cache - before).abs().max()))
+
+
+def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Rotate the first halves and the second halves of what the angles cover."""
+    half = angles.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine, rest), dim=-1)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    torch.manual_seed(0)
+    outcome = {"norms": norms(), "activations": activations()}
+    for case in itertools.product((1, 3, 4), (24, 16, 0), (False, True)):
+        outcome[f"rotations {case}"] = rotations(*case)
+    print(json.dumps(outcome))
