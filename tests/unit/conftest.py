@@ -1,11 +1,14 @@
 """Fixtures that the unit tests of several rooms share."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.unit import index_files
 
 # The part of a real run_config.yaml (Megatron-Bridge 0.6.2, converted from a tiny Llama) that a build reads, and a few
 # of the entries around it. Real ones have 500 lines.
@@ -50,14 +53,28 @@ RUN_CONFIG: dict[str, Any] = {
 MakeCheckpoint = Callable[..., Path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test may depend on the GPUs of the machine that runs it."""
+    folder = tmp_path_factory.mktemp("no gpu")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     """Return a function that writes a whole Megatron-Bridge checkpoint, without weights in it, and returns its root.
 
-    Keywords are entries of run_config.yaml's `model` section; `sections` are whole sections.
+    Keywords are entries of run_config.yaml's `model` section; `sections` are whole sections; `shapes` are those of the
+    weights that the index lists.
     """
 
-    def make(name: str = "checkpoint", iteration: int = 0, *, sections: Any = None, **model: Any) -> Path:
+    def make(
+        name: str = "checkpoint", iteration: int = 0, *, sections: Any = None, shapes: Any = None, **model: Any
+    ) -> Path:
         root = tmp_path / name
         folder = root / f"iter_{iteration:07d}"
         (folder / "tokenizer").mkdir(parents=True)
@@ -67,6 +84,8 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
         (folder / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
         # A real index is a pickle in which the shards' names stand like this.
         (folder / ".metadata").write_bytes(b"\x80\x04relative_path\x94\x8c\r__0_0.distcp\x94\x8c\r__0_1.distcp\x94.")
+        if shapes is not None:
+            index_files.write(folder, shapes, ("__0_0.distcp", "__0_1.distcp"))
         for shard in ("__0_0.distcp", "__0_1.distcp"):
             (folder / shard).write_bytes(b"weights!")
         (folder / "train_state.pt").write_bytes(b"state")

@@ -1,8 +1,9 @@
 """The type that a checkpoint becomes once it has been read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from trition_repo_gen.checkpoints.index import Shapes
 from trition_repo_gen.runtime.settings import CheckpointKind, Dtype
 
 
@@ -20,6 +21,9 @@ class Checkpoint:
     dtype: Dtype
     """In which the weights are stored."""
     weights_bytes: int
+    """All that the shards hold."""
+    shapes: Shapes = field(default_factory=dict)
+    """Of the weights; empty where the index does not say."""
 
     num_layers: int
     hidden_size: int
@@ -30,16 +34,22 @@ class Checkpoint:
     kv_channels: int
     """Size of one attention head."""
     multi_latent_attention: bool
+    kv_latent_size: int = 0
+    """Channels that multi-latent attention caches a token and layer; 0 without."""
     vocab_size: int | None
     """Rows of the stored embedding before padding; None where only the tokenizer knows."""
     pads_vocab: bool
     """Whether Megatron pads the embedding until the tensor-parallel ranks can share it."""
+    make_vocab_size_divisible_by: int = 128
+    """Times the tensor parallel size: what the padded embedding's rows are a multiple of."""
     max_sequence_length: int
 
     num_moe_experts: int = 0
     """0 means a dense model."""
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_size: int = 0
+    moe_router_topk: int = 0
+    """Experts that a token goes through."""
     has_dense_layers: bool = True
     """Whether any layer has a feed-forward network without experts."""
 

@@ -157,18 +157,20 @@ def _check_pipeline(checkpoint: Checkpoint, layout: Layout, notes: list[str]) ->
         if accounts:
             notes.append("--account-for-…-in-pipeline-split has no effect with one pipeline stage.")
         return
-    if _stages(layers, layout):
+    if split_layers(layers, layout):
         return
     if first or last:
         flag, given = ("first", first) if first else ("last", last)
         candidates = sorted(range(1, layers), key=lambda count: abs(count - given))
-        better = next((count for count in candidates if _stages(layers, _with_edge(layout, flag, count))), None)
+        better = next((count for count in candidates if split_layers(layers, _with_edge(layout, flag, count))), None)
         if better is not None:
             raise LayoutError(
                 f"The {layers} layers cannot be spread over {stages} pipeline stages with {given} in the {flag} one; "
                 f"write --num-layers-in-{flag}-pipeline-stage {better}."
             )
-    better = _largest(stages, lambda size: _stages(layers, replace(layout, pipeline_parallel_size=size)) is not None)
+    better = _largest(
+        stages, lambda size: split_layers(layers, replace(layout, pipeline_parallel_size=size)) is not None
+    )
     counted = f"{layers} layers" + (" (with embedding or loss counted as one)" if accounts else "")
     raise LayoutError(
         f"The model has {counted}, which {stages} pipeline stages cannot share; "
@@ -176,7 +178,7 @@ def _check_pipeline(checkpoint: Checkpoint, layout: Layout, notes: list[str]) ->
     )
 
 
-def _stages(layers: int, layout: Layout) -> list[int] | None:
+def split_layers(layers: int, layout: Layout) -> list[int] | None:
     """Return how many layers each pipeline stage gets, None where Megatron would refuse or leave a stage empty."""
     stages = layout.pipeline_parallel_size
     first, last = layout.num_layers_in_first_pipeline_stage, layout.num_layers_in_last_pipeline_stage

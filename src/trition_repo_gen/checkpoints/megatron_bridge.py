@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trition_repo_gen.checkpoints import families, kinds, processors, run_config, shards
+from trition_repo_gen.checkpoints import families, index, kinds, processors, run_config, shards
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
@@ -150,6 +150,7 @@ def _checkpoint(
 
     heads, hidden, experts = size("num_attention_heads"), size("hidden_size"), model.get("num_moe_experts") or 0
     ffn = size("ffn_hidden_size", 4 * hidden)
+    latents = bool(model.get("multi_latent_attention"))
     tokenizer, tokenizer_type, processor, vision = "", "", "", None
     if multimodal is None:
         tokenizer, tokenizer_type = _tokenizer(iteration, config.get("tokenizer") or {}, needs_tokenizer)
@@ -163,19 +164,24 @@ def _checkpoint(
         family=multimodal.name if multimodal else _family(config["model"], iteration),
         dtype=_dtype(model),
         weights_bytes=weights_bytes,
+        shapes=index.shapes(iteration),
         num_layers=size("num_layers"),
         hidden_size=hidden,
         ffn_hidden_size=ffn,
         num_attention_heads=heads,
         num_query_groups=size("num_query_groups", heads),
         kv_channels=size("kv_channels", max(hidden // heads, 1)),
-        multi_latent_attention=bool(model.get("multi_latent_attention")),
+        multi_latent_attention=latents,
+        # Megatron Core's defaults (0.19.2, transformer_config.py, MLATransformerConfig).
+        kv_latent_size=size("kv_lora_rank", 512) + size("qk_pos_emb_head_dim", 64) if latents else 0,
         vocab_size=model.get("vocab_size"),
         pads_vocab=bool(model.get("should_pad_vocab")),
+        make_vocab_size_divisible_by=size("make_vocab_size_divisible_by", 128),
         max_sequence_length=multimodal.longest if multimodal else size("seq_length"),
         num_moe_experts=experts,
         moe_ffn_hidden_size=size("moe_ffn_hidden_size", ffn) if experts else 0,
         moe_shared_expert_size=model.get("moe_shared_expert_intermediate_size") or 0,
+        moe_router_topk=size("moe_router_topk", 2) if experts else 0,
         has_dense_layers=not experts or model.get("moe_layer_freq", 1) != 1,
         multimodal=multimodal is not None,
         num_vision_attention_heads=_plain_size(vision, "num_heads"),

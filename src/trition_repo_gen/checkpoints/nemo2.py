@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trition_repo_gen.checkpoints import families, kinds, processors, shards
+from trition_repo_gen.checkpoints import families, index, kinds, processors, shards
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
@@ -182,6 +182,7 @@ def _checkpoint(root: Path, config: Config, family: Family, weights_bytes: int) 
         family=family.name,
         dtype=_dtype(config),
         weights_bytes=weights_bytes,
+        shapes=index.shapes(root / "weights"),
         num_layers=size("num_layers"),
         hidden_size=hidden,
         ffn_hidden_size=size("ffn_hidden_size", 4 * hidden),

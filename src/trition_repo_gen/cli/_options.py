@@ -94,14 +94,30 @@ BUILD = FlagGroup(
         ),
         "max_requests": _count("--max-requests", help="Rows that one replica decodes together."),
         "kv_cache_gib": Option(
-            "--kv-cache-gib", metavar="GIB", min=0.0, help="KV cache per rank; 0 chooses, on a GPU by the next flag."
+            "--kv-cache-gib",
+            metavar="GIB",
+            min=0.0,
+            help="KV cache per rank; 0 chooses, on a GPU by the next two flags.",
         ),
         "kv_cache_fraction": Option(
             "--kv-cache-fraction",
             metavar="SHARE",
             min=0.01,
             max=1.0,
-            help="KV cache as a share of the GPU memory that is free after loading.",
+            help="KV cache as a share of the GPU memory that is free after loading. [default: by the next flag]",
+        ),
+        "gpu_memory_utilization": Option(
+            "--gpu-memory-utilization",
+            metavar="SHARE",
+            min=0.05,
+            max=1.0,
+            help="How much of a GPU may be in use in all; the KV cache gets what the rest leaves of it.",
+        ),
+        "gpu_memory_gib": Option(
+            "--gpu-memory-gib",
+            metavar="GIB",
+            min=0.1,
+            help="Memory of the GPUs that will serve, to say what fits. [default: this machine's]",
         ),
         "enable_prefix_caching": Option(
             "--enable-prefix-caching/--no-prefix-caching",

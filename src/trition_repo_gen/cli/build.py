@@ -11,6 +11,7 @@ from trition_repo_gen.repository.options import BuildOptions
 
 if TYPE_CHECKING:
     from trition_repo_gen.repository.build import Build
+    from trition_repo_gen.repository.sizing import Sizing
 
 
 _TWINS = {"stream": "which streams its answers", "trtllm": "which has the tensors of TensorRT-LLM"}
@@ -55,6 +56,23 @@ def print_build(result: "Build") -> None:
     typer.echo(f"layout: {result.layout.describe()}")
     for note in result.notes:
         typer.echo(f"note: {note}")
+    print_sizing(result.sizing)
+
+
+def print_sizing(sizing: "Sizing") -> None:
+    """Print what each GPU holds and what its KV cache has room for, a line each."""
+    from trition_repo_gen.repository.sizing import binary
+
+    about = "" if sizing.is_exact else "about "
+    parts = [f"{about}{binary(sizing.weights)} of weights", f"{binary(sizing.working)} of working memory"]
+    if sizing.kv_cache is not None:
+        parts.append(f"{binary(sizing.kv_cache)} of KV cache")
+        parts.append(f"{binary(sizing.total)}{f' of {binary(sizing.gpu)}' if sizing.gpu else ''} in all")
+    typer.echo(f"per GPU: {', '.join(parts)}")
+    room = f"{binary(sizing.room_for(sizing.max_requests))} for {sizing.max_requests} requests"
+    if sizing.kv_cache is not None:
+        room = f"room for {sizing.tokens:,} tokens, {sizing.requests:,} requests"
+    typer.echo(f"KV cache: {binary(sizing.token_bytes)} a token, {room} of {sizing.max_sequence_length} tokens")
 
 
 def _list(names: list[str], most: int = 4) -> str:

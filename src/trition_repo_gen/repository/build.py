@@ -7,14 +7,15 @@ from typing import Any
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.repository import idle, interpreter
+from trition_repo_gen.repository import gpu, idle, interpreter, sizing
 from trition_repo_gen.repository.deployment import Deployment, Twin
 from trition_repo_gen.repository.options import BuildOptions
 from trition_repo_gen.repository.render import CONFIG, Files, render, render_twin
+from trition_repo_gen.repository.sizing import Sizing
 from trition_repo_gen.repository.source import read_checkpoint
 from trition_repo_gen.repository.validate import validate, validate_twin
 from trition_repo_gen.repository.write import Written, compare, refuse_foreign, remove, write
-from trition_repo_gen.runtime import image_urls
+from trition_repo_gen.runtime import image_urls, memory
 from trition_repo_gen.runtime.settings import Settings
 
 
@@ -31,6 +32,8 @@ class Build:
     twins: dict[Twin, Written]
     """The same of the twins' folders, of those that there are."""
     dry_run: bool
+    sizing: Sizing
+    """What it takes of each GPU."""
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
 
@@ -59,6 +62,7 @@ def build_repository(options: BuildOptions) -> Build:
         trtllm_alias=options.trtllm_alias,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
+    sizes = _fit(options, deployment.settings, checkpoint, layout)
     python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
     files = render(deployment)
     folder, version = deployment.model_folder, deployment.model_version
@@ -75,7 +79,17 @@ def build_repository(options: BuildOptions) -> Build:
             check=lambda staged: validate((staged / CONFIG).read_text(encoding="utf-8"), deployment),
         )
     notes = (*layout_notes, *length_notes, *idle_notes, *python_notes, *_surroundings(options, deployment))
-    return Build(deployment, checkpoint, layout, files, written, twins, options.dry_run, notes)
+    return Build(deployment, checkpoint, layout, files, written, twins, options.dry_run, sizes, notes)
+
+
+def _fit(options: BuildOptions, settings: Settings, checkpoint: Checkpoint, layout: Layout) -> Sizing:
+    """Return what it takes of each GPU; refuse what a GPU cannot hold."""
+    given = options.gpu_memory_gib
+    size = gpu.memory() if given is None else int(given * memory.GIB)
+    where = "This machine's GPUs have" if given is None else "--gpu-memory-gib says"
+    sizes = sizing.predict(checkpoint, layout, settings, size)
+    sizing.require_fit(sizes, checkpoint, layout, settings, where)
+    return sizes
 
 
 def _write_twins(deployment: Deployment, options: BuildOptions) -> dict[Twin, Written]:
@@ -153,7 +167,8 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
         priority_levels=options.priority_levels,
         default_priority=options.default_priority or 0,
         kv_cache_gib=options.kv_cache_gib,
-        kv_cache_fraction=options.kv_cache_fraction,
+        kv_cache_fraction=options.kv_cache_fraction or 0.0,
+        gpu_memory_utilization=options.gpu_memory_utilization,
         enable_prefix_caching=options.enable_prefix_caching,
         enable_chunked_prefill=options.enable_chunked_prefill,
         chunked_prefill_size=options.chunked_prefill_size,

@@ -47,6 +47,12 @@ def drop(options: BuildOptions, checkpoint: Checkpoint) -> tuple[BuildOptions, l
         notes.append(
             "--enable-flash-decode has no effect: on a GPU the engine always decodes with paged FlashAttention."
         )
+    if options.kv_cache_gib and options.kv_cache_fraction:
+        notes.append("--kv-cache-fraction has no effect beside --kv-cache-gib.")
+    if options.gpu_memory_utilization != BuildOptions.gpu_memory_utilization:
+        given = "gib" if options.kv_cache_gib else "fraction" if options.kv_cache_fraction else ""
+        if given:
+            notes.append(f"--gpu-memory-utilization has no effect beside --kv-cache-{given}.")
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BuildOptions)}
     idle = [name for name in names if getattr(options, name) != defaults[name]]
     for name in idle:

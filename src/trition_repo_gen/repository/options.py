@@ -39,7 +39,11 @@ class BuildOptions:
     """None: 8, of a multimodal model 4."""
     max_requests: int = 256
     kv_cache_gib: float = 0.0
-    kv_cache_fraction: float = 0.8
+    kv_cache_fraction: float | None = None
+    """None: by the next one."""
+    gpu_memory_utilization: float = 0.9
+    gpu_memory_gib: float | None = None
+    """None: this machine's GPUs'."""
     enable_prefix_caching: bool = False
     enable_chunked_prefill: bool = False
     chunked_prefill_size: int = 2048

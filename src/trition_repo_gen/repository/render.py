@@ -28,9 +28,9 @@ _GROUPS = {
     "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), rows decoded together per replica.\n"
     "# Requests that may wait (0: any number), for how many seconds (0: for ever), how many levels of urgency\n"
     "# they have (1 goes first) and the level of those that do not say (0: the middle).",
-    "KV_CACHE_GIB": "The KV cache. GiB per rank (0: a share of the GPU memory that is free after loading) and that\n"
-    "# share. Whether prompts that begin alike share it, and whether long ones are taken in over several steps of so\n"
-    "# many tokens.",
+    "KV_CACHE_GIB": "The KV cache. GiB per rank; if 0, its share of the GPU memory that is free after loading; if 0,\n"
+    "# what is left of the share of a GPU that may be in use in all. Whether prompts that begin alike share it,\n"
+    "# and whether long ones are taken in over several steps of so many tokens.",
     "STREAM_OF": "The model whose ranks this one uses, and for how many seconds it waits for that model to load.",
     "ALLOW_IMAGE_URLS": "Images. Hosts that pictures are fetched from, as in a.example.org,*.b.example.org (no value:\n"
     "# none, clients send the pictures themselves). Pictures per prompt, MiB of an encoded one, pixels of one decoded.",

@@ -95,9 +95,11 @@ class Settings(_Parameters):
     default_priority: int = 0
     """Of requests that do not say; 0 means the level in the middle."""
     kv_cache_gib: float = 0.0
-    """0 means `kv_cache_fraction` on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
-    kv_cache_fraction: float = 0.8
-    """Of the GPU memory that is free after loading; the rest is for activations, logits and CUDA graphs."""
+    """0 means by the next two on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
+    kv_cache_fraction: float = 0.0
+    """Of the GPU memory that is free after loading; 0 means by the next one."""
+    gpu_memory_utilization: float = 0.9
+    """The share of a GPU's memory that may be in use: what weights and working memory leave of it is KV cache."""
     enable_prefix_caching: bool = False
     """Keep the KV blocks of finished rows for prompts that begin alike, as long as nothing else needs them."""
     enable_chunked_prefill: bool = False

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit import index_files
 from tests.unit.environments import MEGATRON, make_environment
 from trition_repo_gen import cli
 from trition_repo_gen.repository import build as build_module
@@ -89,6 +91,8 @@ FLAGS: list[tuple[list[str], Any, str]] = [
     (["--kv-cache-gib"], 1.5, "kv_cache_gib"),
     (["--max-requests"], 64, "max_requests"),
     (["--kv-cache-fraction"], 0.5, "kv_cache_fraction"),
+    (["--gpu-memory-utilization"], 0.8, "gpu_memory_utilization"),
+    (["--gpu-memory-gib"], 80.0, "gpu_memory_gib"),
     (["--enable-prefix-caching"], None, "enable_prefix_caching"),
     (["--enable-chunked-prefill"], None, "enable_chunked_prefill"),
     (["--chunked-prefill-size"], 512, "chunked_prefill_size"),
@@ -154,12 +158,32 @@ def test_a_build_prints_what_it_did_and_what_comes_next(
         "model: gpt, 4 layers, 16 B of float32 weights, served in float32, sequences of 512 tokens",
         "layout: TP=2 PP=1 on 2 GPUs",
         "note: The sequence length is 512 tokens, the model's, instead of 4096.",
+        "per GPU: about 8 B of weights, 1.5 GiB of working memory",
+        "KV cache: 512 B a token, 64.1 MiB for 256 requests of 512 tokens",
         f"next: trgen serve --model-repository '{tmp_path}/my models'",
     ]
     assert trgen(*words) == 0
     assert capsys.readouterr().out.startswith("unchanged: ")
     assert trgen(*words, "-mbs", 4) == 0
     assert "changed: config.pbtxt\n" in capsys.readouterr().out
+
+
+def test_a_build_prints_what_fits(make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_checkpoint(**index_files.LLAMA_8B, shapes=index_files.llama(index_files.LLAMA_8B), bf16=True)
+    words = ["build", "-mc", root, "-tmn", "m", "--model-repository", tmp_path / "models", "--dry-run"]
+    assert trgen(*words, "--gpu-memory-gib", 80) == 0
+    memory, kv_cache = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(
+        r"per GPU: 15 GiB of weights, [\d.]+ GiB of working memory, [\d.]+ GiB of KV cache, 72 GiB of 80 GiB in all",
+        memory,
+    )
+    assert re.fullmatch(r"KV cache: 128 KiB a token, room for [\d,]+ tokens, \d+ requests of 4096 tokens", kv_cache)
+    assert trgen(*words, "--gpu-memory-gib", 14) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "trgen: --gpu-memory-gib says 14 GiB (--gpu-memory-utilization 0.9), too little for 15 GiB of"
+    )
+    assert error.endswith("; write --tensor-parallel-size 2.\n")
 
 
 def test_a_dry_run_prints_the_tree_and_the_config(

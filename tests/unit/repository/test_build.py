@@ -193,6 +193,9 @@ class TestRankPython:
         ({"sequence_parallel": True}, "--sequence-parallel has no effect"),
         ({"context_parallel_size": 2}, "context-parallel ranks repeat the work"),
         ({"num_nodes": 2}, "2 nodes have to meet: write --rendezvous HOST:PORT"),
+        ({"kv_cache_gib": 1.0, "kv_cache_fraction": 0.5}, "--kv-cache-fraction has no effect beside --kv-cache-gib"),
+        ({"kv_cache_gib": 1.0, "gpu_memory_utilization": 0.5}, "has no effect beside --kv-cache-gib"),
+        ({"kv_cache_fraction": 0.5, "gpu_memory_utilization": 0.8}, "has no effect beside --kv-cache-fraction"),
     ],
 )
 def test_a_flag_that_changes_nothing_says_so_in_one_line(

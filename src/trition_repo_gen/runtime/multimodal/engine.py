@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..memory import ModelSizes, tokens_per_step
 from ..protocol import Row
 from ..ranks.engine_api import StepResult, why_impossible
 from ..ranks.kv_size import kv_cache_gib
@@ -27,9 +28,6 @@ from .pipeline import MicroBatch, Pipeline
 from .positions import positions_of
 from .rows import Chosen, LogProbs, RunningRow
 from .vision_language import VisionLanguage
-
-_LEAST_STEP_TOKENS = 16384
-"""Prompts that would make a step longer than this, or than the longest sequence, wait for the next one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,8 @@ class PictureEngine:
         self._eos_ids = frozenset(loaded.eos_ids)
         self._vocab_size = loaded.vocab_size
         self._max_sequence_length = settings.max_sequence_length
-        self._max_step_tokens = max(_LEAST_STEP_TOKENS, settings.max_sequence_length)
+        self._max_step_tokens = tokens_per_step(settings)
+        """Prompts that would make a step longer wait for the next one."""
         self._micro_batch_tokens = settings.inference_batch_times_seqlen_threshold
         parameter = next(loaded.model.model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
@@ -129,7 +128,8 @@ class PictureEngine:
         first = attentions[0]
         heads, size = first.num_query_groups_per_partition, first.hidden_size_per_attention_head
         token_bytes = 2 * len(attentions) * heads * size * self._dtype.itemsize
-        gib = kv_cache_gib(settings, token_bytes, self._device)
+        sizes = ModelSizes.of(self._model.language_model.config, self._vocab_size)
+        gib = kv_cache_gib(settings, token_bytes, sizes, self._device)
         cache = KVCache(len(attentions), heads, size, gib * 2**30, self._dtype, self._device)
         self._model.attend_over(cache)
         return cache

@@ -14,6 +14,7 @@ from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
 
 from ..loaders.megatron_bridge import LoadedModel, kv_block_size
+from ..memory import ModelSizes, tokens_per_step
 from ..protocol import Row
 from ..settings import Settings
 from .core_sampling import RowSampling
@@ -21,7 +22,6 @@ from .engine_api import Finished, StepResult, why_impossible
 from .kv_size import kv_cache_gib
 from .text import Prompt, TextCodec
 
-_MIN_TOKENS_PER_STEP = 16384  # Megatron Core's own default for `max_tokens`
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
 
@@ -47,6 +47,7 @@ class RankEngine:
         """Rows that are to end as soon as they may."""
 
         max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
+        sizes = ModelSizes.of(config, loaded.vocab_size)
         self._context = DynamicInferenceContext(
             config,
             InferenceConfig(
@@ -54,7 +55,7 @@ class RankEngine:
                 max_requests=max_requests,
                 max_tokens=_tokens_per_step(settings, max_requests),
                 block_size_tokens=kv_block_size(config),
-                buffer_size_gb=kv_cache_gib(settings, _token_bytes(config, settings), self._device),
+                buffer_size_gb=kv_cache_gib(settings, _token_bytes(config, settings), sizes, self._device),
                 num_cuda_graphs=_CUDA_GRAPHS if config.cuda_graph_impl == "local" else None,
                 materialize_only_last_token_logits=True,
                 enable_prefix_caching=settings.enable_prefix_caching,
@@ -296,10 +297,7 @@ def _token_bytes(config: Any, settings: Settings) -> int:
 
 
 def _tokens_per_step(settings: Settings, max_requests: int) -> int:
-    if settings.enable_chunked_prefill:
-        tokens = max(settings.chunked_prefill_size, max_requests)
-    else:
-        tokens = max(_MIN_TOKENS_PER_STEP, settings.max_sequence_length)
+    tokens = max(tokens_per_step(settings), max_requests)
     # The engine pads a step's tokens to this, without a look at their limit.
     return int(DynamicInferenceContext.round_up_tokens(tokens, settings.tensor_parallel_size))
 

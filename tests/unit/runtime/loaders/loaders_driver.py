@@ -149,6 +149,8 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
         "eval": not reference.model.training,
         "eos": reference.eos_ids,
         "vocabulary": reference.vocab_size,
+        "saved": str(plain),
+        "bytes": sum(parameter.nbytes for parameter in reference.model.parameters()),
         "config": {
             name: getattr(reference.model.config, name)
             for name in ("tp_comm_overlap", "recompute_granularity", "perform_initialization")

@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 
+from trition_repo_gen import checkpoints
+from trition_repo_gen.checkpoints import Layout
+from trition_repo_gen.repository.shares import stage_weights
+
 
 @pytest.fixture(scope="module")
 def outcome(in_megatron: Callable[..., Any], tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -17,6 +21,12 @@ def test_a_checkpoint_comes_with_weights_tokenizer_and_vocabulary(outcome: Any) 
     assert outcome["text"] == "Yellow."
     assert outcome["vocabulary"] == 300
     assert outcome["eos"]
+
+
+def test_a_build_knows_what_its_weights_take(outcome: Any) -> None:
+    checkpoint = checkpoints.read(Path(outcome["saved"]))
+    layout, _ = checkpoints.check(checkpoint, Layout())
+    assert stage_weights(checkpoint, layout, 4) == [outcome["bytes"]]
 
 
 def test_what_only_training_needs_is_off(outcome: Any) -> None:
