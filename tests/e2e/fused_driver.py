@@ -1,6 +1,7 @@
 """What test_fused_layers.py runs in the ranks' environment: models as they are, then with fused layers.
 
-Usage: python fused_driver.py PACKAGE_FOLDER CHECKPOINT...; Triton's kernels are interpreted, for want of a GPU.
+Usage: python fused_driver.py PACKAGE_FOLDER CHECKPOINT..., or the same under torchrun, whose ranks are tensor parallel
+then. Triton's kernels are interpreted, for want of a GPU.
 """
 
 import json
@@ -32,7 +33,10 @@ def main() -> None:
     from runtime.settings import Settings
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    else:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
     def answers(engine: RankEngine, codec: TextCodec) -> list[Any]:
         for request_id, text in enumerate(PROMPTS, 1):
@@ -45,7 +49,14 @@ def main() -> None:
 
     report = {}
     for checkpoint in sys.argv[2:]:
-        settings = Settings(checkpoint=checkpoint, params_dtype="float32", max_sequence_length=128, max_requests=8)
+        settings = Settings(
+            checkpoint=checkpoint,
+            params_dtype="float32",
+            max_sequence_length=128,
+            max_requests=8,
+            tensor_parallel_size=dist.get_world_size(),
+            num_gpus=dist.get_world_size(),
+        )
         loaded = megatron_bridge.load(settings, device_is_cpu=True, progress=lambda text: None)
         codec = TextCodec(loaded.tokenizer)
         plain = answers(RankEngine(loaded, settings, codec), codec)
@@ -53,7 +64,8 @@ def main() -> None:
         report[checkpoint] = {"plain": plain, "fused": answers(RankEngine(loaded, settings, codec), codec)}
         report[checkpoint]["halves"] = halves
         parallel_state.destroy_model_parallel()
-    print(json.dumps(report))
+    if dist.get_rank() == 0:
+        print(json.dumps(report))
 
 
 if __name__ == "__main__":

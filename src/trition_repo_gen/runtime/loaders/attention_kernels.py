@@ -32,7 +32,7 @@ def choose(config: Any) -> str:
         architecture,
         fa4=bool(attention.HAVE_FA4),
         fa3=bool(attention.HAVE_FA3),
-        fa2=bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION)),
+        fa2=attention.flash_attn_with_kvcache is not None and bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION)),
     )
     if version is None:
         wanted = "flash-attn-4" if architecture >= 9 else f"flash-attn>={_OLDEST_FLASH_ATTENTION}"

@@ -60,6 +60,29 @@ def rotations(heads: int, rotated: int, normed: bool) -> float:
     return float(max((query - expected).abs().max(), (cache - before).abs().max()))
 
 
+def decoding(heads: int, window: int, programs: int) -> float:
+    """Rows of no token, one, several tiles and blocks, whose blocks lie anywhere in the cache."""
+    from runtime.fused import decoding
+
+    decoding._PROGRAMS = programs
+    groups, size, lengths = 2, 32, [0, 1, 64, 65, 300]
+    cache = torch.randn(2, 12, 128, groups, size)
+    table = torch.randperm(12)[:10].view(5, 2).to(torch.int32)
+    table = torch.cat((table, torch.tensor([[-1], [-1], [-1], [-1], [11]], dtype=torch.int32)), dim=1)
+    query = torch.randn(len(lengths), 1, groups * heads, size)
+    out = decoding.decode(query, cache[0], cache[1], table, torch.tensor(lengths, dtype=torch.int32), 0.2, window)
+    worst = float(out[0].abs().max())  # a row without a token
+    for row, length in list(enumerate(lengths))[1:]:
+        keys, values = (part[table[row].long()].flatten(0, 1)[:length] for part in cache)
+        oldest = max(0, length - 1 - window) if window >= 0 else 0
+        for head in range(groups * heads):
+            group = head // heads
+            scores = keys[oldest:, group] @ query[row, 0, head] * 0.2
+            expected = scores.softmax(dim=0) @ values[oldest:, group]
+            worst = max(worst, float((out[row, 0, head] - expected).abs().max()))
+    return worst
+
+
 def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Rotate the first halves and the second halves of what the angles cover."""
     half = angles.shape[-1]
@@ -74,4 +97,6 @@ if __name__ == "__main__":
     outcome = {"norms": norms(), "activations": activations()}
     for case in itertools.product((1, 3, 4), (24, 16, 0), (False, True)):
         outcome[f"rotations {case}"] = rotations(*case)
+    for case in itertools.product((1, 4), (-1, 70), (1, 264)):
+        outcome[f"decoding {case}"] = decoding(*case)
     print(json.dumps(outcome))

@@ -1,0 +1,171 @@
+"""Attention of one new token a row over the paged KV cache, in Triton.
+
+FlashAttention 4 on Hopper runs a tile of 128 queries for the few that a KV head has in a decoding step, and cannot
+share a long row's keys among blocks: at 256 rows of 200 tokens it takes four times as long as reading the cache does.
+Here a program reads one row's share of one KV head, for all the queries of that head, and a second kernel joins the
+shares (Flash-Decoding, Dao et al. 2023). The number of shares depends on the number of rows alone, so that the kernels
+can be recorded in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TILE = 64
+"""Keys that are read at a time; blocks of the cache have a multiple of it."""
+_PROGRAMS = 264
+"""Two for each multiprocessor of a Hopper GPU: fewer would leave some of its bandwidth unused."""
+_MOST_SHARES = 16
+_LOG2_E = math.log2(math.e)
+
+
+def can_decode(key_cache: Tensor) -> bool:
+    """Return whether `decode` takes a cache of this shape."""
+    tokens, size = key_cache.shape[1], key_cache.shape[3]
+    return tokens % _TILE == 0 and size in (32, 64, 128, 256)
+
+
+def decode(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_table: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int = -1,
+) -> Tensor:
+    """Attend from each row's newest token to all tokens of the row.
+
+    Args:
+        query: [rows, 1, heads, head size], contiguous.
+        key_cache: [blocks, tokens per block, groups, head size], the newest token's among them.
+        value_cache: like `key_cache`, and with its strides.
+        block_table: int32[rows, blocks of a row], whose rows lie in order.
+        lengths: [rows] tokens of each row; 0 gives 0.
+        scale: of the products.
+        window: tokens before the newest one that count; -1 means all.
+
+    Returns:
+        like `query`
+    """
+    rows, _, heads, size = query.shape
+    groups = key_cache.shape[2]
+    shares = min(_MOST_SHARES, triton.next_power_of_2(max(1, _PROGRAMS // (rows * groups))))
+    out = torch.empty_like(query)
+    partial = query.new_empty(rows, heads, shares, size, dtype=torch.float32) if shares > 1 else out
+    weights = query.new_empty(rows, heads, shares, dtype=torch.float32) if shares > 1 else out
+    _decode[(rows, groups, shares)](
+        query,
+        key_cache,
+        value_cache,
+        block_table,
+        lengths,
+        partial,
+        weights,
+        scale * _LOG2_E,
+        block_table.stride(0),
+        key_cache.stride(0),
+        key_cache.stride(1),
+        key_cache.stride(2),
+        BLOCK_TOKENS=key_cache.shape[1],
+        GROUPS=groups,
+        HEADS=heads // groups,
+        SIZE=size,
+        SHARES=shares,
+        WINDOW=window,
+        HEADS_BLOCK=max(16, triton.next_power_of_2(heads // groups)),
+        TILE=_TILE,
+        num_warps=4,
+        num_stages=3,
+    )
+    if shares > 1:
+        _join[(rows, heads)](partial, weights, out, HEADS=heads, SIZE=size, SHARES=shares, num_warps=2)
+    return out
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _decode(  # type: ignore[no-untyped-def]
+    query,
+    key_cache,
+    value_cache,
+    block_table,
+    lengths,
+    partial,
+    weights,
+    scale,
+    table_stride,
+    block_stride,
+    slot_stride,
+    group_stride,
+    BLOCK_TOKENS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SHARES: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1)
+    share = tl.program_id(2)
+    length = tl.load(lengths + row).to(tl.int32)
+    oldest = 0
+    if WINDOW >= 0:
+        oldest = tl.maximum(length - 1 - WINDOW, 0)
+    first_tile = oldest // TILE
+    last_tile = tl.cdiv(length, TILE)
+    tiles = tl.cdiv(last_tile - first_tile, SHARES)
+    begin = first_tile + share * tiles
+    end = tl.minimum(begin + tiles, last_tile)
+
+    head = tl.arange(0, HEADS_BLOCK)
+    column = tl.arange(0, SIZE)
+    inside_heads = head < HEADS
+    heads = (row * GROUPS + group) * HEADS + head
+    queries = tl.load(query + heads[:, None] * SIZE + column[None, :], mask=inside_heads[:, None], other=0.0)
+    largest = tl.full([HEADS_BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([HEADS_BLOCK], tl.float32)
+    sums = tl.zeros([HEADS_BLOCK, SIZE], tl.float32)
+    for tile in range(begin, end):
+        token = tile * TILE + tl.arange(0, TILE)
+        block = tl.load(block_table + row * table_stride + tile * TILE // BLOCK_TOKENS).to(tl.int64)
+        place = block * block_stride + (token % BLOCK_TOKENS) * slot_stride + group * group_stride
+        counts = (token < length) & (token >= oldest)
+        keys = tl.load(key_cache + place[:, None] + column[None, :], mask=counts[:, None], other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+        scores = tl.where(counts[None, :], scores, float("-inf"))
+        larger = tl.maximum(largest, tl.max(scores, axis=1))
+        powers = tl.exp2(scores - larger[:, None])
+        shrink = tl.exp2(largest - larger)
+        values = tl.load(value_cache + place[:, None] + column[None, :], mask=counts[:, None], other=0.0)
+        total = total * shrink + tl.sum(powers, axis=1)
+        sums = sums * shrink[:, None]
+        sums += tl.dot(powers.to(values.dtype), values, input_precision="ieee")
+        largest = larger
+
+    averages = sums / tl.where(total > 0, total, 1.0)[:, None]
+    target = (heads * SHARES + share)[:, None] * SIZE + column[None, :]
+    tl.store(partial + target, averages, mask=inside_heads[:, None])
+    if SHARES > 1:  # the logarithm of what the share's exponentials add up to
+        tl.store(weights + heads * SHARES + share, largest + tl.log2(total), mask=inside_heads)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _join(partial, weights, out, HEADS: tl.constexpr, SIZE: tl.constexpr, SHARES: tl.constexpr):  # type: ignore[no-untyped-def]
+    head = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
+    share = tl.arange(0, SHARES)
+    column = tl.arange(0, SIZE)
+    logarithms = tl.load(weights + head * SHARES + share)
+    largest = tl.max(logarithms, axis=0)
+    largest = tl.where(largest == float("-inf"), 0.0, largest)
+    powers = tl.exp2(logarithms - largest)
+    total = tl.sum(powers, axis=0)
+    averages = tl.load(partial + (head * SHARES + share)[:, None] * SIZE + column[None, :])
+    joined = tl.sum(averages * powers[:, None], axis=0) / tl.where(total > 0, total, 1.0)
+    tl.store(out + head * SIZE + column, joined)
