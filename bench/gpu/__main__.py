@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.deployment import CHECKOUT
-from bench.gpu import answers, faults, first_token, loading, overhead, speed, truth
+from bench.gpu import answers, faults, first_token, loading, overhead, pictures, speed, truth
 from bench.gpu.serving import Host
 from bench.report import console, load_average, write
 
-STAGES = ("truth", "answers", "faults", "loading", "speed", "overhead", "first-token")
+STAGES = ("truth", "answers", "pictures", "faults", "loading", "speed", "overhead", "first-token")
 
 
 def main() -> int:
@@ -43,6 +43,8 @@ def main() -> int:
             results[stage] = truth.run(host, make.sources(truth.MODELS))
         elif stage == "answers":
             results[stage] = answers.run(host, make.trained(), make.experts(), arguments.gpus)
+        elif stage == "pictures":
+            results[stage] = pictures.run(host, make.reads_pictures(), arguments.gpus)
         elif stage == "faults" and arguments.gpus > 1:
             results[stage] = faults.run(host, make.trained())
         elif stage == "speed":
@@ -84,6 +86,10 @@ class Maker:
     def trained(self) -> Path:
         """The trained tiny Llama."""
         return self._converted("trained", CHECKOUT / "examples/tiny_llama")
+
+    def reads_pictures(self) -> Path:
+        """The trained tiny Qwen2.5-VL."""
+        return self._converted("reads_pictures", pictures.HUGGING_FACE)
 
     def experts(self) -> Path:
         """A tiny random Qwen3-MoE with heads that FlashAttention takes."""

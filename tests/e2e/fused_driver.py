@@ -11,8 +11,8 @@ from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-PROMPTS = ("What is the color of a banana?", "Now.", "Bees")
-MAX_LENGTH = 6
+PROMPTS = ("Now.", "Be")
+MAX_LENGTH = 3
 
 
 def main() -> None:
