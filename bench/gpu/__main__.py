@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.deployment import CHECKOUT
-from bench.gpu import answers, faults, first_token, loading, overhead, pictures, speed, truth
+from bench.gpu import answers, faults, loading, overhead, pictures, speed, truth
 from bench.gpu.serving import Host
 from bench.report import console, load_average, write
 
-STAGES = ("truth", "answers", "pictures", "faults", "loading", "speed", "overhead", "first-token")
+STAGES = ("truth", "answers", "pictures", "faults", "loading", "speed", "overhead")
 
 
 def main() -> int:
@@ -59,9 +59,6 @@ def main() -> int:
         elif stage == "loading":
             results["shape"] = arguments.shape
             results[stage] = loading.run(host, make.random(arguments.shape))
-        elif stage == "first-token":
-            results["shape"] = arguments.shape
-            results[stage] = first_token.run(host, make.random(arguments.shape))
         console.print(f"{stage}: {time.monotonic() - started:.0f} s", style="dim")
         write(arguments.name, results, rank_python=Path(arguments.rank_python), load_before=load_before)
     return 0

@@ -1,13 +1,10 @@
 """Time to first token of a long prompt, through tritonserver, over the forward pass alone."""
 
 import statistics
-from pathlib import Path
 from typing import Any
 
-from bench.deployment import MODEL, Repository
-from bench.engine import in_process
-from bench.gpu.overhead import KV_CACHE_GIB
-from bench.gpu.serving import Host, serving
+from bench.engine import InProcess
+from bench.gpu.serving import Serving
 from bench.gpu.speed import prompt_of
 from bench.load import over_http
 from bench.report import table
@@ -17,28 +14,21 @@ TARGET = 1.5
 _TRIALS = 11
 
 
-def run(host: Host, checkpoint: Path) -> dict[str, Any]:
+def measure(running: Serving, engine: InProcess) -> dict[str, Any]:
     """Ask both sides in turn for one token."""
-    options = {"enable_cuda_graphs": True, "kv_cache_gib": KV_CACHE_GIB}
     seconds: dict[str, list[float]] = {"server": [], "engine": [], "forward": []}
-    with serving(host, MODEL, checkpoint, **options) as running:
-        running.wait_ready()
-        repository = Repository(host.folder / MODEL / "repository")
-        with in_process(repository, Path(host.rank_python)) as engine:
-            for trial in range(-2, _TRIALS):  # the first ones warm up
-                prompts = [prompt_of(PROMPT_TOKENS, trial + 2)]
-                own = engine.run("runtime", 1, prompts, 1)
-                alone = engine.ask(
-                    {"engine": "runtime", "clients": 1, "prompts": prompts, "max_length": 1, "forward": True}
-                )
-                now = {
-                    "server": over_http(running.url, running.model, 1, prompts, 1).seconds,
-                    "engine": own["seconds"],
-                    "forward": alone["forward_seconds"],
-                }
-                if trial >= 0:
-                    for side, value in now.items():
-                        seconds[side].append(value)
+    for trial in range(-2, _TRIALS):  # the first ones warm up
+        prompts = [prompt_of(PROMPT_TOKENS, trial + 2)]
+        own = engine.run("runtime", 1, prompts, 1)
+        alone = engine.ask({"engine": "runtime", "clients": 1, "prompts": prompts, "max_length": 1, "forward": True})
+        now = {
+            "server": over_http(running.url, running.model, 1, prompts, 1).seconds,
+            "engine": own["seconds"],
+            "forward": alone["forward_seconds"],
+        }
+        if trial >= 0:
+            for side, value in now.items():
+                seconds[side].append(value)
     medians = {side: statistics.median(values) for side, values in seconds.items()}
     ratio = medians["server"] / medians["forward"]
     table(

@@ -1,10 +1,13 @@
-"""What the way through tritonserver costs where cores are plenty: tokens per second over those of the engine alone."""
+"""What the way through tritonserver costs where cores are plenty: tokens per second over those of the engine alone, and
+the time to the first token.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from bench.deployment import MODEL, Repository
 from bench.engine import in_process
+from bench.gpu import first_token
 from bench.gpu.serving import Host, serving
 from bench.overhead import MAX_LENGTH, compare
 from bench.report import table
@@ -13,12 +16,12 @@ CLIENTS = {1: 8, 64: 256, 256: 1024}
 """Clients, and the requests of a run."""
 TARGET = 0.95
 _TRIALS = 3
-KV_CACHE_GIB = 20.0  # the server and the engine in-process share a GPU
+_KV_CACHE_GIB = 20.0  # the server and the engine in-process share a GPU
 
 
 def run(host: Host, checkpoint: Path) -> dict[str, Any]:
     """Run both sides in turn, on one GPU with CUDA graphs."""
-    options = {"enable_cuda_graphs": True, "kv_cache_gib": KV_CACHE_GIB}
+    options = {"enable_cuda_graphs": True, "kv_cache_gib": _KV_CACHE_GIB}
     with serving(host, MODEL, checkpoint, **options) as running:
         running.wait_ready()
         repository = Repository(host.folder / MODEL / "repository")
@@ -27,6 +30,7 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
                 compare(running.url, engine, clients, count, _TRIALS, engines=("runtime",))
                 for clients, count in CLIENTS.items()
             ]
+            to_first_token = first_token.measure(running, engine)
     table(
         f"tokens/s, {MAX_LENGTH} greedy tokens a request, medians of {_TRIALS} alternating runs",
         ["clients", "tritonserver", "engine in-process", "ratio", "target"],
@@ -35,4 +39,4 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
             for r in results
         ],
     )
-    return {"max_length": MAX_LENGTH, "runs": results}
+    return {"max_length": MAX_LENGTH, "runs": results, "first_token": to_first_token}

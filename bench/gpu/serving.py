@@ -36,6 +36,8 @@ class Serving:
     server: Server
     model: str
     log: list[str] = field(repr=False)
+    predicted_gib: float
+    """Memory of a GPU that `trgen build` said would be used."""
     started: float = field(default_factory=time.monotonic)
     ready_seconds: float = 0.0
 
@@ -85,7 +87,7 @@ def serving(host: Host, model: str, checkpoint: Path, **options: Any) -> Iterato
     Options are `BuildOptions`' fields. Call it from the main thread.
     """
     folder = host.folder / model
-    build_repository(
+    built = build_repository(
         BuildOptions(
             model_name=model,
             megatron_checkpoint=checkpoint,
@@ -107,6 +109,6 @@ def serving(host: Host, model: str, checkpoint: Path, **options: Any) -> Iterato
             ready_within=None,
             on_line=log.append,
         ) as server:
-            yield Serving(server, model, log)
+            yield Serving(server, model, log, predicted_gib=built.sizing.total / 2**30)
     finally:
         (folder / "tritonserver.log").write_text("\n".join(log))

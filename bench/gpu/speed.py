@@ -1,6 +1,7 @@
 """Milliseconds per decoding step and tokens per second of a large model, through tritonserver's HTTP endpoint."""
 
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def run(host: Host, checkpoint: Path, layouts: dict[str, tuple[dict[str, Any], t
 
 def _measure(running: Serving, concurrency: tuple[int, ...]) -> dict[str, Any]:
     result: dict[str, Any] = {"ready_seconds": round(running.ready_seconds, 1)}
+    result["gpu_memory_gib"] = {"predicted": round(running.predicted_gib, 2)}
     for clients in concurrency:
         prompts = [prompt_of(PROMPT_TOKENS, index) for index in range(clients)]
         over_http(running.url, running.model, clients, prompts, 8)  # warms up
@@ -49,7 +51,16 @@ def _measure(running: Serving, concurrency: tuple[int, ...]) -> dict[str, Any]:
             "ms_per_decode_step": 1000 * (seconds - first) / (NEW_TOKENS - 1),
         }
         console.print(f"{running.model}, {clients} at once: {result[str(clients)]}", style="dim")
+    result["gpu_memory_gib"]["used"] = _gpu_memory_gib()
+    console.print(f"{running.model}: GPU memory in GiB {result['gpu_memory_gib']}", style="dim")
     return result
+
+
+def _gpu_memory_gib() -> list[float]:
+    """Return what is in use of each GPU of the machine."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [round(int(line) / 1024, 2) for line in lines]
 
 
 def prompt_of(tokens: int, index: int) -> str:

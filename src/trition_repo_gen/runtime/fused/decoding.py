@@ -21,6 +21,8 @@ _TILE = 64
 _PROGRAMS = 264
 """Two for each multiprocessor of a Hopper GPU: fewer would leave some of its bandwidth unused."""
 _MOST_SHARES = 16
+_WARPS = 4
+_STAGES = 3
 _LOG2_E = math.log2(math.e)
 
 
@@ -80,8 +82,8 @@ def decode(
         WINDOW=window,
         HEADS_BLOCK=max(16, triton.next_power_of_2(heads // groups)),
         TILE=_TILE,
-        num_warps=4,
-        num_stages=3,
+        num_warps=_WARPS,
+        num_stages=_STAGES,
     )
     if shares > 1:
         _join[(rows, heads)](partial, weights, out, HEADS=heads, SIZE=size, SHARES=shares, num_warps=2)

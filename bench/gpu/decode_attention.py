@@ -1,0 +1,114 @@
+"""Attention of a decoding step over a paged cache: this project's kernel and FlashAttention 4, microseconds and GB/s.
+
+    python bench/gpu/decode_attention.py [--tune]
+
+Runs in the ranks' environment on one GPU. Llama-3.1-8B's heads, bfloat16; medians of CUDA graphs' replays, which is how
+the engine runs both.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src/trition_repo_gen"))
+
+import torch
+from runtime.fused import decoding
+
+GROUPS, HEADS, SIZE, BLOCK_TOKENS = 8, 32, 128, 256
+CASES = ((1, 192), (1, 4096), (1, 32768), (64, 192), (64, 2048), (256, 192), (256, 1024))
+"""Rows, and tokens of each."""
+_CALLS = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tune", action="store_true", help="try other sizes of the kernel as well")
+    arguments = parser.parse_args()
+    settings = [(decoding._TILE, decoding._WARPS, decoding._STAGES, decoding._PROGRAMS)]
+    if arguments.tune:
+        settings = list(itertools.product((32, 64, 128), (2, 4), (2, 3, 4), (264, 528)))
+    for rows, length in CASES:
+        problem = Problem(rows, length)
+        print(f"{rows} rows of {length}: FlashAttention 4 {problem.report(problem.flash_attention)}")
+        found = []
+        for decoding._TILE, decoding._WARPS, decoding._STAGES, decoding._PROGRAMS in settings:
+            try:
+                found.append((problem.microseconds(problem.ours), decoding._TILE, decoding._WARPS, decoding._STAGES))
+                found[-1] += (decoding._PROGRAMS,)  # type: ignore[assignment]
+            except Exception as error:  # a size that the GPU has no room for
+                print(f"  {decoding._TILE, decoding._WARPS, decoding._STAGES}: {type(error).__name__}")
+        for best in sorted(found)[:5]:
+            print(f"  ours {best[0]:.1f} us, {problem.bytes / best[0] / 1e3:.0f} GB/s, with {best[1:]}")
+        print(f"  largest difference {problem.difference():.4f}")
+
+
+class Problem:
+    """Queries and a cache of which each row has `length` tokens, in blocks that lie anywhere."""
+
+    def __init__(self, rows: int, length: int):
+        device = torch.device("cuda")
+        blocks = -(-length // BLOCK_TOKENS)
+        shape = (rows * blocks, BLOCK_TOKENS, GROUPS, SIZE)
+        self.keys, self.values = (torch.randn(shape, device=device, dtype=torch.bfloat16) for _ in range(2))
+        self.query = torch.randn(rows, 1, HEADS, SIZE, device=device, dtype=torch.bfloat16)
+        order = torch.randperm(rows * blocks, device=device, dtype=torch.int32)
+        self.table = order.view(rows, blocks)
+        self.lengths = torch.full((rows,), length, device=device, dtype=torch.int32)
+        self.starts = torch.arange(rows + 1, device=device, dtype=torch.int32)
+        self.longest = length
+        self.bytes = 2 * rows * length * GROUPS * SIZE * 2
+
+    def ours(self) -> torch.Tensor:
+        return decoding.decode(self.query, self.keys, self.values, self.table, self.lengths, SIZE**-0.5)
+
+    def flash_attention(self) -> torch.Tensor:
+        from flash_attn.cute import flash_attn_varlen_func
+
+        out, _ = flash_attn_varlen_func(
+            self.query[:, 0],
+            self.keys,
+            self.values,
+            cu_seqlens_q=self.starts,
+            max_seqlen_q=1,
+            max_seqlen_k=self.longest,
+            seqused_k=self.lengths,
+            page_table=self.table,
+            softmax_scale=SIZE**-0.5,
+            causal=True,
+            num_splits=1,
+        )
+        return out[:, None]
+
+    def difference(self) -> float:
+        return float((self.ours().float() - self.flash_attention().float()).abs().max())
+
+    def report(self, compute: Callable[[], torch.Tensor]) -> str:
+        taken = self.microseconds(compute)
+        return f"{taken:.1f} us, {self.bytes / taken / 1e3:.0f} GB/s"
+
+    def microseconds(self, compute: Callable[[], torch.Tensor]) -> float:
+        """Return the median time of one call among `_CALLS` in a CUDA graph."""
+        compute()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(_CALLS):
+                compute()
+        graph.replay()
+        times = []
+        for _ in range(5):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graph.replay()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(1000 * begin.elapsed_time(end) / _CALLS)
+        return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
