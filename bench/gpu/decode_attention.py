@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = [(decoding._TILE, decoding._WARPS, decoding._STAGES, decoding._PROGRAMS)]
     if arguments.tune:
-        settings = list(itertools.product((32, 64, 128), (2, 4), (2, 3, 4), (264, 528)))
+        settings = [*itertools.product((32, 64, 128), (4,), (2, 3), (264, 528)), (64, 2, 3, 264), (128, 8, 2, 264)]
     for rows, length in CASES:
         problem = Problem(rows, length)
         print(f"{rows} rows of {length}: FlashAttention 4 {problem.report(problem.flash_attention)}")
