@@ -34,7 +34,7 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
         servers = {}
         for name, (_, checkpoint) in models.items():
             try:
-                options = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": 32, "inference_max_seq_length": 512}
+                options = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": 32, "max_batch_size": len(prompts)}
                 servers[name] = stack.enter_context(serving(host, f"truth-{name}", checkpoint, **options))
             except UserError as error:  # the others can still say something
                 results[name] = {"refused": str(error)}
