@@ -22,7 +22,7 @@ _PROGRAMS = 264
 """Two for each multiprocessor of a Hopper GPU: fewer would leave some of its bandwidth unused."""
 _MOST_SHARES = 16
 _WARPS = 4
-_STAGES = 3
+_STAGES = 2
 _LOG2_E = math.log2(math.e)
 
 
