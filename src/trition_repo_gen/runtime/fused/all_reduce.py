@@ -51,12 +51,13 @@ class AllReduce:
         try:
             self._buffer, _ = _symmetric(rows * self._columns, dtype, device, self._group)
             self._parts, self._part_addresses = _symmetric(3 * _FEW_ROWS * self._columns, dtype, device, self._group)
-            signals, self._signal_addresses = _symmetric(3 * _FEW_ROWS * self.ranks, torch.int32, device, self._group)
+            signals = _symmetric(3 * _FEW_ROWS * self.ranks, torch.int32, device, self._group)
         except RuntimeError as error:
             logging.warning("Sums over ranks go through NCCL alone: %s", error)
             self._buffer = None
             return
-        signals.zero_()
+        self._signals, self._signal_addresses = signals
+        self._signals.zero_()
         torch.cuda.synchronize()
         dist.barrier(self._group)  # before a rank signals, the others' signals are zero
 
