@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bench import cli, first_token, overhead, prefill, recompute, rest, start
-from bench.deployment import CHECKOUT, tiny_checkpoint
+from bench.deployment import CHECKOUT, tiny_checkpoint, trained_checkpoint
 
 _BENCHMARKS = {
     "cli": cli.run,
@@ -19,11 +19,15 @@ _BENCHMARKS = {
 }
 
 
+_TRAINED = ("first-token", "prefill")
+"""With the trained tiny model, the others with a random one."""
+
+
 def main() -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(_BENCHMARKS)} or all [default: all]")
-    parser.add_argument("--checkpoint", type=Path, help="a Megatron-Bridge checkpoint [default: a tiny random model]")
+    parser.add_argument("--checkpoint", type=Path, help="a Megatron-Bridge checkpoint [default: a tiny model]")
     parser.add_argument("--trials", type=int, help="runs of each side [default: each benchmark's own]")
     parser.add_argument(
         "--rank-python",
@@ -37,10 +41,10 @@ def main() -> int:
         parser.error(f"there is no benchmark {unknown[0]!r}; write one of {', '.join(_BENCHMARKS)} or all")
     # Nothing that is measured may wait for what a model hub answers.
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    checkpoint = arguments.checkpoint or tiny_checkpoint(arguments.rank_python)
     for name, benchmark in _BENCHMARKS.items():
         if name in names or "all" in names:
-            benchmark(checkpoint, arguments.rank_python, arguments.trials)
+            make = trained_checkpoint if name in _TRAINED else tiny_checkpoint
+            benchmark(arguments.checkpoint or make(arguments.rank_python), arguments.rank_python, arguments.trials)
     return 0
 
 

@@ -37,12 +37,22 @@ class Repository:
 
 def tiny_checkpoint(rank_python: Path) -> Path:
     """Return a Megatron-Bridge checkpoint of a tiny random model; it is made once."""
-    checkpoint = _CACHE / "checkpoints" / _TINY
-    if not (checkpoint / "latest_checkpointed_iteration.txt").exists():
-        console.print(f"making a tiny {_TINY} checkpoint", style="dim")
-        models = _CACHE / "models"
+    models = _CACHE / "models"
+    if not (models / _TINY).exists():
         _run(rank_python, CHECKOUT / "tests/models/random_models.py", models, _TINY)
-        _run(rank_python, CHECKOUT / "examples/make_checkpoint.py", "--dtype", "float32", models / _TINY, checkpoint)
+    return _converted(models / _TINY, rank_python)
+
+
+def trained_checkpoint(rank_python: Path) -> Path:
+    """Return one of the trained tiny model, each of whose first tokens is text at once; it is made once."""
+    return _converted(CHECKOUT / "examples/tiny_llama", rank_python)
+
+
+def _converted(model: Path, rank_python: Path) -> Path:
+    checkpoint = _CACHE / "checkpoints" / model.name
+    if not (checkpoint / "latest_checkpointed_iteration.txt").exists():
+        console.print(f"making a checkpoint of {model.name}", style="dim")
+        _run(rank_python, CHECKOUT / "examples/make_checkpoint.py", "--dtype", "float32", model, checkpoint)
     return checkpoint
 
 
