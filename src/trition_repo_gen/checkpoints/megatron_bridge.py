@@ -115,6 +115,11 @@ def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> 
             raise CheckpointError(f"{iteration} is a {provider}; of models of text only decoders are served.")
         if multimodal:
             raise CheckpointError(f"{iteration} is a {provider}, which reads text only; leave out --multimodal.")
+        if (softmax := config["model"].get("softmax_type") or "vanilla") != "vanilla":
+            raise CheckpointError(
+                f"{iteration} holds a model with attention sinks (softmax_type {softmax}), as GPT-OSS has; such models "
+                "are not served, because their answers here were not those of Hugging Face."
+            )
         return None
     family = families.MEGATRON_BRIDGE.get(provider, Family(provider, "it is not known here"))
     if not family.served:

@@ -201,6 +201,7 @@ class TestHalfWritten:
             {"_target_": "megatron.bridge.models.t5_provider.T5ModelProvider"},
             r"of models of text only decoders are served",
         ),
+        ({"softmax_type": "learnable"}, r"holds a model with attention sinks \(softmax_type learnable\)"),
         ({"vision_config": {}}, r"is a GPTModelProvider model, which is not served: it is not known here"),
         ({"sections": {"checkpoint": {"ckpt_format": "fsdp_dtensor"}}}, r"was saved as fsdp_dtensor; save it with"),
         ({"sections": {"peft": {"_target_": "megatron.bridge.peft.lora.LoRA"}}}, r"holds a LoRA adapter without its"),
