@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.deployment import Repository
+from bench.load import Lengths
 
 _SCRIPT = Path(__file__).with_name("in_process.py")
 
@@ -25,12 +26,12 @@ class InProcess:
         """Wait until the engine takes rows."""
         self._answer()
 
-    def rate(self, engine: str, clients: int, prompts: Sequence[str], max_length: int) -> float:
+    def rate(self, engine: str, clients: int, prompts: Sequence[str], max_length: Lengths) -> float:
         """Continue all prompts with `clients` of them in flight; return tokens per second."""
         answer = self.run(engine, clients, prompts, max_length)
         return float(answer["tokens"] / answer["seconds"])
 
-    def run(self, engine: str, clients: int, prompts: Sequence[str], max_length: int) -> dict[str, Any]:
+    def run(self, engine: str, clients: int, prompts: Sequence[str], max_length: Lengths) -> dict[str, Any]:
         """Do the same; return seconds, new tokens and the seconds of the longest step."""
         return self.ask({"engine": engine, "clients": clients, "prompts": list(prompts), "max_length": max_length})
 

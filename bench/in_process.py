@@ -7,6 +7,7 @@ Says `{"ready": true}` when the engine takes rows. Each line that comes then is 
 
     {"engine": NAME, "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N, "longest_step": S}
 
+`max_length` may be a list, of a number for each prompt.
 `runtime` is the engine as the ranks use it, `prefix caching` and `chunked prefill` the same with that; `megatron` is
 the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N rows are kept in flight, like N
 clients that send the next request when the last is answered. With `"forward": true`, for `runtime`, the answer has
@@ -167,16 +168,17 @@ def load(version_folder: Path) -> Loaded:
 
 
 async def closed_loop(
-    rows: Rows, ids: itertools.count[int], clients: int, prompts: list[list[int]], max_length: int
+    rows: Rows, ids: itertools.count[int], clients: int, prompts: list[list[int]], max_length: int | list[int]
 ) -> tuple[float, int, float]:
     """Continue all prompts with `clients` in flight; return seconds, new tokens and the longest step's seconds."""
     started = time.perf_counter()
-    waiting = iter(prompts)
+    lengths = [max_length] * len(prompts) if isinstance(max_length, int) else max_length
+    waiting = iter(zip(prompts, lengths, strict=True))
     running = tokens = 0
     longest = 0.0
     while True:
-        for prompt in itertools.islice(waiting, clients - running):
-            rows.add(next(ids), prompt, max_length)
+        for prompt, length in itertools.islice(waiting, clients - running):
+            rows.add(next(ids), prompt, length)
             running += 1
         if not running:
             return time.perf_counter() - started, tokens, longest

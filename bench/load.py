@@ -22,43 +22,53 @@ class Load:
         return self.tokens / self.seconds
 
 
-def over_http(url: str, model: str, clients: int, prompts: Sequence[str], max_length: int) -> Load:
+Lengths = int | Sequence[int]
+"""New tokens of every answer, or of each."""
+
+
+def over_http(url: str, model: str, clients: int, prompts: Sequence[str], max_length: Lengths) -> Load:
     """Send all prompts to Triton's `infer` endpoint, one a request, with `clients` of them in flight.
 
     Every client is a thread with a connection of its own. They speak plain JSON: tritonclient takes milliseconds of a
     core for a request, which on a machine of few cores would be measured as the server's.
     """
 
-    def ask(connection: http.client.HTTPConnection, prompt: str) -> int:
-        answer = _post(connection, f"/v2/models/{model}/infer", _request(prompt, max_length))
+    def ask(connection: http.client.HTTPConnection, prompt: str, length: int) -> int:
+        answer = _post(connection, f"/v2/models/{model}/infer", _request(prompt, length))
         (completion_tokens,) = (o for o in json.loads(answer)["outputs"] if o["name"] == "completion_tokens")
         return int(completion_tokens["data"][0])
 
-    return _closed_loop(url, clients, prompts, ask)
+    return _closed_loop(url, clients, prompts, max_length, ask)
 
 
 def over_rest(
-    url: str, model: str, clients: int, prompts: Sequence[str], max_length: int, *, stream: bool = False
+    url: str, model: str, clients: int, prompts: Sequence[str], max_length: Lengths, *, stream: bool = False
 ) -> Load:
     """Do the same with the REST service's `/v1/completions`, greedily as `infer` does by default."""
-    wanted = {"model": model, "max_tokens": max_length, "temperature": 0, "stream": stream}
+    wanted = {"model": model, "temperature": 0, "stream": stream}
     if stream:
         wanted["stream_options"] = {"include_usage": True}
 
-    def ask(connection: http.client.HTTPConnection, prompt: str) -> int:
-        answer = _post(connection, "/v1/completions", json.dumps(wanted | {"prompt": prompt}).encode())
+    def ask(connection: http.client.HTTPConnection, prompt: str, length: int) -> int:
+        body = wanted | {"prompt": prompt, "max_tokens": length}
+        answer = _post(connection, "/v1/completions", json.dumps(body).encode())
         if stream:
             answer = answer.split(b"\n\n")[-3].removeprefix(b"data: ")  # the usage; [DONE] and nothing come after it
         return int(json.loads(answer)["usage"]["completion_tokens"])
 
-    return _closed_loop(url, clients, prompts, ask)
+    return _closed_loop(url, clients, prompts, max_length, ask)
 
 
 def _closed_loop(
-    url: str, clients: int, prompts: Sequence[str], ask: Callable[[http.client.HTTPConnection, str], int]
+    url: str,
+    clients: int,
+    prompts: Sequence[str],
+    max_length: Lengths,
+    ask: Callable[[http.client.HTTPConnection, str, int], int],
 ) -> Load:
     """Let each client ask until no prompt is left; `ask` returns the new tokens of one answer."""
-    waiting = iter(prompts)
+    lengths = [max_length] * len(prompts) if isinstance(max_length, int) else max_length
+    waiting = iter(zip(prompts, lengths, strict=True))
     lock = threading.Lock()
     start = threading.Barrier(clients + 1)
 
@@ -70,10 +80,10 @@ def _closed_loop(
             start.wait()
             while True:
                 with lock:
-                    prompt = next(waiting, None)
-                if prompt is None:
+                    following = next(waiting, None)
+                if following is None:
                     return tokens
-                tokens += ask(connection, prompt)
+                tokens += ask(connection, *following)
         finally:
             connection.close()
 

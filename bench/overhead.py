@@ -16,6 +16,9 @@ from trition_repo_gen.server import free_ports, running_server
 
 CLIENTS = (1, 8, 32)
 MAX_LENGTH = 64
+EQUAL = (MAX_LENGTH,)
+MIXED = (16, 112, 40, 88, 24, 104, 56, 72)
+"""As long on average. Answers of one length end at once, and the engine alone reads the next prompts in one step."""
 ROUNDS = 8
 """Requests of each client, at the least; one client alone sends more, so that a run lasts a second."""
 TARGET = 0.95
@@ -40,23 +43,35 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
         repository = build(checkpoint, Path(folder), rank_python)
         with serving(repository.folder) as url, in_process(repository, rank_python) as engine:
             results = [
-                compare(url, engine, clients, clients * ROUNDS if clients > 1 else 2 * ROUNDS, trials)
+                compare(url, engine, clients, clients * ROUNDS if clients > 1 else 2 * ROUNDS, trials, lengths=lengths)
                 for clients in CLIENTS
+                for lengths in (EQUAL, MIXED if clients > 1 else ())
+                if lengths
             ]
         deployment = describe(checkpoint, repository.parameters())
     table(
-        f"tokens/s, {MAX_LENGTH} greedy tokens a request, medians of {trials} alternating runs",
-        ["clients", "tritonserver", "runtime's engine", "ratio", "Megatron's engine", "ratio", "target"],
+        f"tokens/s, greedy answers, medians of {trials} alternating runs",
+        [
+            "clients",
+            "tokens a request",
+            "tritonserver",
+            "runtime's engine",
+            "ratio",
+            "Megatron's engine",
+            "ratio",
+            "target",
+        ],
         [
             [
                 str(result["clients"]),
+                result["lengths"],
                 *(f"{result[key]:.{digits}f}" for key, digits in _COLUMNS),
                 f"{TARGET}" if result["clients"] > 1 else "",
             ]
             for result in results
         ],
     )
-    settings = {"max_length": MAX_LENGTH, "target_ratio": TARGET, "deployment": deployment}
+    settings = {"target_ratio": TARGET, "deployment": deployment}
     write("overhead", settings | {"runs": results}, rank_python=rank_python, load_before=load_before)
 
 
@@ -64,7 +79,14 @@ _COLUMNS = (("server", 0), ("runtime", 0), ("ratio_runtime", 3), ("megatron", 0)
 
 
 def compare(
-    url: str, engine: InProcess, clients: int, count: int, trials: int, engines: Sequence[str] = ("runtime", "megatron")
+    url: str,
+    engine: InProcess,
+    clients: int,
+    count: int,
+    trials: int,
+    *,
+    lengths: Sequence[int],
+    engines: Sequence[str] = ("runtime", "megatron"),
 ) -> dict[str, Any]:
     """Run all sides in turn, so that what else the machine does meets all of them.
 
@@ -74,19 +96,24 @@ def compare(
         clients: requests in flight.
         count: requests of one run.
         trials: runs of each side.
+        lengths: new tokens of the requests, in turn.
         engines: the sides besides the server.
     """
     prompts = list(itertools.islice(itertools.cycle(PROMPTS), count))
+    each = list(itertools.islice(itertools.cycle(lengths), count))
+    described = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else f"{lengths[0]}"
     rates: dict[str, list[float]] = {side: [] for side in ("server", *engines)}
     for trial in range(-1, trials):  # the first warms up
-        now = {"server": over_http(url, MODEL, clients, prompts, MAX_LENGTH).rate}
-        now |= {side: engine.rate(side, clients, prompts, MAX_LENGTH) for side in engines}
+        now = {"server": over_http(url, MODEL, clients, prompts, each).rate}
+        now |= {side: engine.rate(side, clients, prompts, each) for side in engines}
         if trial < 0:
             continue
-        console.print(f"{clients} clients: " + ", ".join(f"{k} {v:.0f}" for k, v in now.items()), style="dim")
+        console.print(
+            f"{clients} clients, {described} tokens: " + ", ".join(f"{k} {v:.0f}" for k, v in now.items()), style="dim"
+        )
         for side, rate in now.items():
             rates[side].append(rate)
-    result: dict[str, Any] = {"clients": clients, "requests": count, "tokens_per_second": rates}
+    result: dict[str, Any] = {"clients": clients, "requests": count, "lengths": described, "tokens_per_second": rates}
     for side in rates:
         result[side] = statistics.median(rates[side])
     for side in engines:

@@ -9,7 +9,7 @@ from bench.deployment import MODEL, Repository
 from bench.engine import in_process
 from bench.gpu import first_token
 from bench.gpu.serving import Host, serving
-from bench.overhead import MAX_LENGTH, compare
+from bench.overhead import EQUAL, MIXED, compare
 from bench.report import table
 
 CLIENTS = {1: 8, 64: 256, 256: 1024}
@@ -27,16 +27,18 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
         repository = Repository(host.folder / MODEL / "repository")
         with in_process(repository, Path(host.rank_python)) as engine:
             results = [
-                compare(running.url, engine, clients, count, _TRIALS, engines=("runtime",))
+                compare(running.url, engine, clients, count, _TRIALS, lengths=lengths, engines=("runtime",))
                 for clients, count in CLIENTS.items()
+                for lengths in (EQUAL, MIXED)
             ]
             to_first_token = first_token.measure(running, engine)
     table(
-        f"tokens/s, {MAX_LENGTH} greedy tokens a request, medians of {_TRIALS} alternating runs",
-        ["clients", "tritonserver", "engine in-process", "ratio", "target"],
-        [
-            [str(r["clients"]), f"{r['server']:.0f}", f"{r['runtime']:.0f}", f"{r['ratio_runtime']:.3f}", f"{TARGET}"]
-            for r in results
-        ],
+        f"tokens/s, greedy answers, medians of {_TRIALS} alternating runs",
+        ["clients", "tokens a request", "tritonserver", "engine in-process", "ratio", "target"],
+        [[str(r["clients"]), r["lengths"], *_figures(r), f"{TARGET}"] for r in results],
     )
-    return {"max_length": MAX_LENGTH, "runs": results, "first_token": to_first_token}
+    return {"runs": results, "first_token": to_first_token}
+
+
+def _figures(result: dict[str, Any]) -> list[str]:
+    return [f"{result['server']:.0f}", f"{result['runtime']:.0f}", f"{result['ratio_runtime']:.3f}"]
