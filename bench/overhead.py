@@ -43,10 +43,9 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
         repository = build(checkpoint, Path(folder), rank_python)
         with serving(repository.folder) as url, in_process(repository, rank_python) as engine:
             results = [
-                compare(url, engine, clients, clients * ROUNDS if clients > 1 else 2 * ROUNDS, trials, lengths=lengths)
+                compare(url, engine, clients, max(2, clients) * ROUNDS, trials, lengths=lengths)
                 for clients in CLIENTS
-                for lengths in (EQUAL, MIXED if clients > 1 else ())
-                if lengths
+                for lengths in (EQUAL, MIXED)
             ]
         deployment = describe(checkpoint, repository.parameters())
     table(
