@@ -26,12 +26,14 @@ def main() -> None:
 
     cpu.after_import()
     from megatron.core import parallel_state
+    from runtime.fused import decoding
     from runtime.fused.layers import fuse
     from runtime.protocol import Row
     from runtime.ranks.engine import RankEngine
     from runtime.ranks.text import TextCodec
     from runtime.settings import Settings
 
+    decoding._PROGRAMS = 8  # each takes milliseconds
     torch.set_num_threads(1)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")

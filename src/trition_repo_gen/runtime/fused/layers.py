@@ -11,9 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.extensions import transformer_engine
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer.attention import SelfAttention, is_layer_window_attention
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP
-from megatron.core.transformer.transformer_layer import TransformerLayer
+from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayer
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,14 +55,14 @@ def fuse(model: torch.nn.Module, max_sequence_length: int) -> tuple[int, int]:
         model = model.module
     config = model.config
     layers = getattr(getattr(model, "decoder", None), "layers", [])
-    if not _plain(config) or getattr(model, "position_embedding_type", None) != "rope":
+    if not _plain(config) or type(getattr(model, "rotary_pos_emb", None)) is not RotaryEmbedding:
         return 0, 0
     device = next(model.parameters()).device
     table = _rotations(model.rotary_pos_emb, max_sequence_length).to(device)
     attentions = mlps = 0
     all_reduce: AllReduce | None = None
     for index, layer in enumerate(layers):
-        if not isinstance(layer, TransformerLayer):
+        if type(layer) not in (TransformerLayer, MoETransformerLayer):
             continue
         group = layer.pg_collection.tp
         all_reduce = all_reduce or AllReduce(group, config.hidden_size, config.params_dtype, device)
@@ -85,20 +88,21 @@ def _rotations(embedding: Any, positions: int) -> Tensor:
 
 def _fusible_attention(layer: Any, config: Any) -> bool:
     attention = layer.self_attention
-    tensor_parallel_size = layer.pg_collection.tp.size()
     return (
         type(attention) is SelfAttention
-        and _has_norm(attention.linear_qkv)
-        and (config.num_query_groups or config.num_attention_heads) >= tensor_parallel_size
+        and type(layer.input_layernorm) is IdentityOp
+        and type(layer.cross_attention) is IdentityOp
+        and _are_plain(attention.linear_qkv, attention.linear_proj)
+        and (config.num_query_groups or config.num_attention_heads) >= layer.pg_collection.tp.size()
         and (attention.q_layernorm is None) == (attention.k_layernorm is None)
-        and type(layer.cross_attention).__name__ == "IdentityOp"
     )
 
 
 def _fusible_mlp(layer: Any, config: Any) -> bool:
     return (
         type(layer.mlp) is MLP
-        and _has_norm(layer.mlp.linear_fc1)
+        and type(layer.pre_mlp_layernorm) is IdentityOp
+        and _are_plain(layer.mlp.linear_fc1, layer.mlp.linear_fc2)
         and bool(config.gated_linear_unit)
         and config.activation_func is functional.silu
         and not config.use_te_activation_func
@@ -107,15 +111,19 @@ def _fusible_mlp(layer: Any, config: Any) -> bool:
     )
 
 
+def _are_plain(first: Any, second: Any) -> bool:
+    """Return whether the half's layers do nothing but norm and multiply: no adapters, no norm of the output."""
+    return (
+        type(first) is transformer_engine.TELayerNormColumnParallelLinear
+        and type(second) is transformer_engine.TERowParallelLinear
+    )
+
+
 def _window(layer: Any) -> int:
     """Return how many tokens before it a token of this layer sees; -1 means all."""
     config = layer.config
     limited = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer.layer_number)
     return int(config.window_size[0]) if limited else -1
-
-
-def _has_norm(linear: Any) -> bool:
-    return getattr(linear, "layer_norm_weight", None) is not None
 
 
 def _bias(linear: Any) -> Tensor | None:

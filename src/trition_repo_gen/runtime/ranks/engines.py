@@ -58,12 +58,14 @@ def start(settings: Settings, *, on_cpu: bool, progress: Progress) -> Started:
         return _start_with_pictures(settings, on_cpu, progress)
     from ..loaders import megatron_bridge
     from .engine import RankEngine
+    from .graph_progress import GraphProgress
     from .text import TextCodec
 
     loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=progress)
     progress("starting the engine")
     codec = TextCodec(loaded.tokenizer)
-    return Started(RankEngine(loaded, settings, codec), codec, loaded.eos_ids)
+    with GraphProgress(progress):
+        return Started(RankEngine(loaded, settings, codec), codec, loaded.eos_ids)
 
 
 def _start_with_pictures(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
