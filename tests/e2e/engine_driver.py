@@ -21,7 +21,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     "chunked prefill": CHUNKED,
     "small cache": {"kv_cache_gib": None},
     "small cache, both": {"kv_cache_gib": None} | CACHED | CHUNKED,
-    "asynchronous": ASYNCHRONOUS,
     "asynchronous, small cache, both": {"kv_cache_gib": None} | CACHED | CHUNKED | ASYNCHRONOUS,
 }
 """Settings; None is a cache of `small`."""

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 ENGINES = (
-    *("prefix caching", "chunked prefill", "small cache", "small cache, both"),
-    *("asynchronous", "asynchronous, small cache, both"),
+    "prefix caching",
+    "chunked prefill",
+    "small cache",
+    "small cache, both",
+    "asynchronous, small cache, both",
 )
 
 

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def test_progress_says_what_is_loaded_and_how_far(outcome: Any) -> None:
     assert first.startswith("reading /")
     assert building == "building GPTModelProvider as float32, one rank"
     assert size.startswith("loading 0.") and size.endswith("MB of weights")
-    assert steps[-1].startswith("loading weights: 100 % of 0.")
+    assert steps[-2].startswith("loading weights: 100 % of 0.")
+    assert re.fullmatch(r"read 0\.\d MB in \d+\.\d s, \d+\.\d\d GB/s", steps[-1])
     assert len(steps) <= 10
     assert last.startswith("loaded in ")
 
