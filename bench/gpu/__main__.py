@@ -1,6 +1,7 @@
 """Runs the GPU benchmarks in the ranks' environment or any other that has this project's base packages."""
 
 import argparse
+import itertools
 import subprocess
 import sys
 import time
@@ -99,13 +100,12 @@ class Maker:
         found |= {name: models / name for name in names if name != "trained"}
         if missing := [name for name, folder in found.items() if not folder.exists()]:
             self._run(CHECKOUT / "tests/models/random_models.py", models, *missing)
-        made: dict[str, tuple[Path, Path]] = {}
-        for name in names:
-            try:
-                made[name] = (found[name], self._converted(name, found[name]))
-            except RuntimeError as error:  # the others can still say something
-                console.print(str(error), style="red")
-        return made
+        made = {name: (found[name], self._folder / name) for name in names}
+        try:
+            self._convert([pair for pair in made.values() if not _complete(pair[1])])
+        except RuntimeError as error:  # those that are complete can still say something
+            console.print(str(error), style="red")
+        return {name: pair for name, pair in made.items() if _complete(pair[1])}
 
     def random(self, shape: str) -> Path:
         """A random Llama of one of `make_random_model.py`'s shapes."""
@@ -118,8 +118,14 @@ class Maker:
     def _converted(self, name: str, source: Path) -> Path:
         out = self._folder / name
         if not _complete(out):
-            self._run(CHECKOUT / "examples/make_checkpoint.py", "--dtype", "bfloat16", source, out)
+            self._convert([(source, out)])
         return out
+
+    def _convert(self, pairs: Sequence[tuple[Path, Path]]) -> None:
+        """Make checkpoints of models in Hugging Face's format; the libraries are imported once for all."""
+        if pairs:
+            folders = itertools.chain.from_iterable(pairs)
+            self._run(CHECKOUT / "examples/make_checkpoint.py", "--dtype", "bfloat16", *folders)
 
     def _run(self, *command: str | Path) -> None:
         started = time.monotonic()

@@ -35,14 +35,14 @@ def main() -> None:
         problem = Problem(rows, length)
         print(f"{rows} rows of {length}: FlashAttention 4 {problem.report(problem.flash_attention)}")
         found = []
-        for decoding._TILE, decoding._WARPS, decoding._STAGES, decoding._PROGRAMS in settings:
+        for sizes in settings:
+            decoding._TILE, decoding._WARPS, decoding._STAGES, decoding._PROGRAMS = sizes
             try:
-                found.append((problem.microseconds(problem.ours), decoding._TILE, decoding._WARPS, decoding._STAGES))
-                found[-1] += (decoding._PROGRAMS,)  # type: ignore[assignment]
+                found.append((problem.microseconds(problem.ours), sizes))
             except Exception as error:  # a size that the GPU has no room for
-                print(f"  {decoding._TILE, decoding._WARPS, decoding._STAGES}: {type(error).__name__}")
-        for best in sorted(found)[:5]:
-            print(f"  ours {best[0]:.1f} us, {problem.bytes / best[0] / 1e3:.0f} GB/s, with {best[1:]}")
+                print(f"  {sizes}: {type(error).__name__}")
+        for taken, sizes in sorted(found):
+            print(f"  ours {taken:.1f} us, {problem.bytes / taken / 1e3:.0f} GB/s, with {sizes}")
         print(f"  largest difference {problem.difference():.4f}")
 
 

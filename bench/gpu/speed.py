@@ -1,5 +1,6 @@
 """Milliseconds per decoding step and tokens per second of a large model, through tritonserver's HTTP endpoint."""
 
+import shutil
 import statistics
 import subprocess
 from pathlib import Path
@@ -57,7 +58,9 @@ def _measure(running: Serving, concurrency: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _gpu_memory_gib() -> list[float]:
-    """Return what is in use of each GPU of the machine."""
+    """Return what is in use of each GPU of the machine; nothing where there is none, as in a rehearsal."""
+    if shutil.which("nvidia-smi") is None:
+        return []
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [round(int(line) / 1024, 2) for line in lines]

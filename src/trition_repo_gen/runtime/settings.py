@@ -16,6 +16,11 @@ Switch = Literal["auto", "on", "off"]
 """auto: on where there is a GPU."""
 
 
+def is_on(switch: Switch, *, on_gpu: bool) -> bool:
+    """Return what a switch means where there is a GPU, or none."""
+    return switch == "on" or (switch == "auto" and on_gpu)
+
+
 class SettingsError(ValueError):
     """A parameter of config.pbtxt is missing, unknown or of the wrong type."""
 

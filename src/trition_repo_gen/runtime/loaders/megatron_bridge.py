@@ -20,7 +20,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ..settings import Settings
+from ..settings import Settings, is_on
 from . import attention_kernels, core_fixes, layout, tokenizer, weights
 from .errors import LoadError
 
@@ -55,11 +55,14 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     """Load this rank's part of a language model, and its tokenizer; see `build`.
 
     Raises:
-        LoadError: as `build`, or there is no tokenizer.
+        LoadError: as `build`, or there is no tokenizer, or no GPU for fused layers.
     """
+    fused = is_on(settings.fused_layers, on_gpu=not device_is_cpu)
+    if fused and device_is_cpu:
+        raise LoadError("FUSED_LAYERS is on, but this rank has no GPU; set it to auto.")
     words = tokenizer.load(Path(settings.checkpoint), settings.tokenizer)
     model, config = build(settings, device_is_cpu=device_is_cpu, progress=progress)
-    if settings.fused_layers == "on" or (settings.fused_layers == "auto" and not device_is_cpu):
+    if fused:
         from ..fused.layers import fuse
 
         attentions, mlps = fuse(model, settings.max_sequence_length)

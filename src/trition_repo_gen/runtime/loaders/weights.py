@@ -165,7 +165,7 @@ class Meter:
         if self._commit is not None:
             MCoreLoadPlanner.commit_tensor = self._commit
         if self._total and self._done >= self._total:
-            seconds = time.monotonic() - self._begun
+            seconds = max(time.monotonic() - self._begun, 1e-3)
             self._progress(f"read {_size(self._total)} in {seconds:.1f} s, {self._total / 1e9 / seconds:.2f} GB/s")
 
     def _add(self, size: int) -> None:

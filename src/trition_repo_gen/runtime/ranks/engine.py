@@ -16,7 +16,7 @@ from megatron.core.inference.text_generation_controllers.text_generation_control
 from ..loaders.megatron_bridge import LoadedModel, kv_block_size
 from ..memory import ModelSizes, tokens_per_step
 from ..protocol import Row
-from ..settings import Settings
+from ..settings import Settings, is_on
 from .core_sampling import RowSampling
 from .engine_api import Finished, StepResult, why_impossible
 from .kv_size import kv_cache_gib
@@ -285,8 +285,8 @@ class _EngineTokenizer:
 
 
 def _schedule(settings: Settings, device: torch.device) -> AsyncScheduleMode:
-    on = settings.async_scheduling == "on" or (settings.async_scheduling == "auto" and device.type == "cuda")
-    return AsyncScheduleMode.ASYNC if on else AsyncScheduleMode.LEGACY
+    overlap = is_on(settings.async_scheduling, on_gpu=device.type == "cuda")
+    return AsyncScheduleMode.ASYNC if overlap else AsyncScheduleMode.LEGACY
 
 
 def _token_bytes(config: Any, settings: Settings) -> int:

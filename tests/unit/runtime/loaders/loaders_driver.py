@@ -183,6 +183,7 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
         "no tokenizer": refusal(bare),
         "broken tokenizer": refusal(broken),
         "too few ranks": refusal(plain, tensor_parallel_size=2),
+        "fused without a GPU": refusal(plain, fused_layers="on"),
     }
     result["path gone"] = same(load(gone)[0], reference)
     result["other tokenizer"] = len(load(bare, tokenizer=str(tokenizer))[0].tokenizer)

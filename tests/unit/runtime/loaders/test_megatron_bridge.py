@@ -81,6 +81,7 @@ def test_a_path_that_is_gone_does_not_matter(outcome: Any) -> None:
         ("half a checkpoint", "Rank 0 cannot read /"),
         ("broken tokenizer", "set the parameter TOKENIZER to"),
         ("latents in parts", "SEQUENCE_PARALLEL is true; for multi-latent attention"),
+        ("fused without a GPU", "FUSED_LAYERS is on, but this rank has no GPU; set it to auto."),
         ("too few ranks", "1 ranks were started, but one replica needs 2; start a multiple of 2."),
     ],
 )
