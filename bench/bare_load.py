@@ -1,14 +1,19 @@
 """The least that anybody pays: import Megatron-Bridge, load a checkpoint with it. Runs in the ranks' environment.
 
-python bench/bare_load.py VERSION_FOLDER CHECKPOINT
+    python bench/bare_load.py VERSION_FOLDER CHECKPOINT
+
+Prints {"import": S, "load": S}, seconds, in its last line.
 """
 
+import json
 import os
 import sys
+import time
 
 
 def main() -> None:
     version_folder, checkpoint = sys.argv[1:]
+    started = time.perf_counter()
     import torch
 
     on_cpu = not torch.cuda.is_available()
@@ -26,6 +31,7 @@ def main() -> None:
         cpu.after_import()
     import torch.distributed as dist
 
+    imported = time.perf_counter()
     dist.init_process_group("gloo" if on_cpu else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     config, arguments = load_model_config(checkpoint)
     if on_cpu:
@@ -33,6 +39,9 @@ def main() -> None:
     parallel_state.initialize_model_parallel()
     model_parallel_cuda_manual_seed(0)
     build_and_load_model(checkpoint, config, megatron_args=arguments, use_cpu_init=on_cpu)
+    if not on_cpu:
+        torch.cuda.synchronize()
+    print(json.dumps({"import": imported - started, "load": time.perf_counter() - imported}), flush=True)
     sys.stderr.flush()
     os._exit(0)  # what a process does on its way out is not part of loading
 

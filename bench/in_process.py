@@ -148,7 +148,7 @@ def load(version_folder: Path) -> Loaded:
 
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         from runtime import cpu
 
         cpu.install()

@@ -48,7 +48,7 @@ def load() -> Any:
     from runtime.ranks import engines
     from runtime.settings import Settings
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     settings = Settings.from_parameters(json.loads(os.environ["TRGEN_SETTINGS"]))
     return engines.start(settings, on_cpu=True, progress=lambda text: None)

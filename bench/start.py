@@ -1,5 +1,6 @@
 """How long a server takes until it can answer, over what loading the same checkpoint costs anyway."""
 
+import json
 import os
 import signal
 import statistics
@@ -27,7 +28,9 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
         repository = build(checkpoint, Path(folder), rank_python)
         for trial in range(-1, trials):  # the first fills the page cache and does not count
             now = {
-                "bare": _bare(repository, rank_python),
+                "bare": bare_load(repository.version_folder, repository.parameters()["CHECKPOINT"], rank_python)[
+                    "total"
+                ],
                 "engine": _engine(repository, rank_python),
                 "server": _server(repository),
             }
@@ -86,19 +89,24 @@ def _engine(repository: Repository, rank_python: Path) -> float:
         return time.perf_counter() - started
 
 
-def _bare(repository: Repository, rank_python: Path) -> float:
-    """A script that imports Megatron-Bridge and loads the checkpoint with it."""
+def bare_load(version_folder: Path, checkpoint: str, rank_python: Path) -> dict[str, float]:
+    """Run a script that imports Megatron-Bridge and loads the checkpoint with it, on one GPU if there is one.
+
+    Returns:
+        seconds of the `import`, of the `load`, and of both with the start of the process: `total`.
+    """
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    checkpoint = repository.parameters()["CHECKPOINT"]
     started = time.perf_counter()
     process = subprocess.Popen(
-        [rank_python, _BARE, repository.version_folder, checkpoint],
+        [rank_python, _BARE, version_folder, checkpoint],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    _, errors = process.communicate()
+    output, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{_BARE.name} failed:\n{errors[-4000:]}")
-    return time.perf_counter() - started
+    total = time.perf_counter() - started
+    parts: dict[str, float] = json.loads(output.splitlines()[-1])
+    return parts | {"total": total}

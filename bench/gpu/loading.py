@@ -1,4 +1,6 @@
-"""How fast a checkpoint is read, over what `dd` reads of the same files, and how long a server takes to be ready."""
+"""How fast a checkpoint is read, over what `dd` reads of the same files, and how long a server takes to be ready, over
+what importing Megatron-Bridge and loading with it takes anyway.
+"""
 
 import os
 import re
@@ -9,8 +11,10 @@ from typing import Any
 
 from bench.gpu.serving import Host, serving
 from bench.report import console, table
+from bench.start import bare_load
 
 TARGET = 0.7
+MORE_SECONDS = 5.0
 _READ = re.compile(r"read [\d.]+ [MG]B in [\d.]+ s, ([\d.]+) GB/s")
 
 
@@ -28,17 +32,20 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
             read = [float(found[1]) for line in running.log if (found := _READ.search(line))]
         steps = [line for line in running.log if "rank 0" in line]
         results[name] = {"dd_gb_s": dd, "read_gb_s": read, "ready_seconds": running.ready_seconds, "log": steps}
+        prepare(checkpoint)
+        results[name]["bare_seconds"] = bare_load(running.version_folder, str(checkpoint), Path(host.rank_python))
     table(
         "GB/s of the same files",
-        ["from", "dd", "the rank", "ratio", "target", "ready, s"],
+        ["from", "dd", "the rank", "ratio", "target", "ready, s", "bare import and load, s", "target"],
         [_row(name, result) for name, result in results.items()],
     )
     return results
 
 
 def _row(name: str, result: dict[str, Any]) -> list[str]:
-    dd, read = result["dd_gb_s"], result["read_gb_s"][0]
-    return [name, f"{dd:.2f}", f"{read:.2f}", f"{read / dd:.2f}", f"{TARGET}", f"{result['ready_seconds']:.1f}"]
+    dd, read, ready, bare = (result[key] for key in ("dd_gb_s", "read_gb_s", "ready_seconds", "bare_seconds"))
+    rates = [f"{dd:.2f}", f"{read[0]:.2f}", f"{read[0] / dd:.2f}", f"{TARGET}"]
+    return [name, *rates, f"{ready:.1f}", f"{bare['total']:.1f}", f"{MORE_SECONDS:g} more"]
 
 
 def _dd(checkpoint: Path) -> float:

@@ -35,6 +35,8 @@ class Serving:
 
     server: Server
     model: str
+    version_folder: Path
+    """The rendered one, with model.py and the package `runtime`."""
     log: list[str] = field(repr=False)
     predicted_gib: float
     """Memory of a GPU that `trgen build` said would be used."""
@@ -109,6 +111,8 @@ def serving(host: Host, model: str, checkpoint: Path, **options: Any) -> Iterato
             ready_within=None,
             on_line=log.append,
         ) as server:
-            yield Serving(server, model, log, predicted_gib=built.sizing.total / 2**30)
+            yield Serving(
+                server, model, folder / "repository" / model / "1", log, predicted_gib=built.sizing.total / 2**30
+            )
     finally:
         (folder / "tritonserver.log").write_text("\n".join(log))

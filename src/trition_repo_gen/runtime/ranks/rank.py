@@ -49,7 +49,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     on_cpu = not torch.cuda.is_available()
     uplink.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
     if on_cpu:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
         dist.init_process_group("gloo")
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
