@@ -2,12 +2,14 @@
 
 A decoding step of a Llama of 8B at one row spends a third of its time in small kernels: Megatron Core 0.19 applies
 rotary embeddings in 24 a layer. Here a half layer is a norm, its matrix products and one kernel or two between them;
-the last product adds to the residual stream where it lies. Transformer Engine's modules are not called, which also
-saves their time on the host in steps without a CUDA graph.
+the last product adds to the residual stream where it lies. With tensor parallelism, of few rows, a half layer leaves
+its part of that product for the next one, whose norm takes in the sum over the ranks. Transformer Engine's modules are
+not called, which also saves their time on the host in steps without a CUDA graph.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -59,21 +61,33 @@ def fuse(model: torch.nn.Module, max_sequence_length: int) -> tuple[int, int]:
         return 0, 0
     device = next(model.parameters()).device
     table = _rotations(model.rotary_pos_emb, max_sequence_length).to(device)
-    attentions = mlps = 0
+    order: list[_Half | None] = []
     all_reduce: AllReduce | None = None
     for index, layer in enumerate(layers):
-        if type(layer) not in (TransformerLayer, MoETransformerLayer):
-            continue
-        group = layer.pg_collection.tp
-        all_reduce = all_reduce or AllReduce(group, config.hidden_size, config.params_dtype, device)
-        if _fusible_attention(layer, config):
-            skipped = bool(config.no_rope_freq and config.no_rope_freq[layer.layer_number - 1])
-            _Attention(layer, None if skipped else table, all_reduce, in_place=index > 0)
-            attentions += 1
-        if _fusible_mlp(layer, config):
-            _Mlp(layer, all_reduce)
-            mlps += 1
-    return attentions, mlps
+        halves: list[_Half | None] = [None, None]
+        if type(layer) in (TransformerLayer, MoETransformerLayer):
+            group = layer.pg_collection.tp
+            all_reduce = all_reduce or AllReduce(group, config.hidden_size, config.params_dtype, device)
+            if _fusible_attention(layer, config):
+                skipped = bool(config.no_rope_freq and config.no_rope_freq[layer.layer_number - 1])
+                halves[0] = _Attention(layer, None if skipped else table, all_reduce, in_place=index > 0)
+            if _fusible_mlp(layer, config):
+                halves[1] = _Mlp(layer, all_reduce)
+        order += halves
+    _chain(order)
+    return sum(half is not None for half in order[::2]), sum(half is not None for half in order[1::2])
+
+
+def _chain(order: list[_Half | None]) -> None:
+    """Tell halves that are followed by a fused one that they may leave their products to it."""
+    pairs = [(a, b) for a, b in itertools.pairwise(order) if a is not None and b is not None]
+    if len(pairs) < 2:
+        return  # the only place would be used twice in a row
+    for index, (half, following) in enumerate(pairs):
+        half.place = index % 2
+        following.before = half
+    if len(pairs) % 2:  # after the last comes the first again
+        pairs[-1][0].place = 2
 
 
 def _plain(config: Any) -> bool:
@@ -141,14 +155,31 @@ class _Half:
         self._all_reduce = all_reduce
         self._original = getattr(layer, self.method)
         self._eps = float(layer.config.layernorm_epsilon)
+        self.before: _Half | None = None
+        """The half right before this one, which may leave its product to it."""
+        self.place: int | None = None
+        """Where this half leaves its product; None where nobody would take it."""
+        self._has_left = False
         setattr(layer, self.method, self)
 
+    def _norm(self, residual: Tensor, weight: Tensor) -> Tensor:
+        """Return the norm of the residual stream, [rows, columns], once what was left to this half is added to it."""
+        before = self.before
+        if before is None or before.place is None or not before._has_left:
+            return rms_norm(residual, weight, self._eps)
+        before._has_left = False
+        return self._all_reduce.add_and_norm(residual, weight, self._eps, before.place)
+
     def _add_product(self, residual: Tensor, x: Tensor, weight: Tensor, *, in_place: bool) -> Tensor:
-        """Return `residual` plus the product, summed over the tensor-parallel ranks. [rows, columns] each."""
-        if self._all_reduce.ranks > 1:
-            product = self._all_reduce.product(x, weight)
-            return residual.add_(product) if in_place else residual + product
-        return residual.addmm_(x, weight.t()) if in_place else torch.addmm(residual, x, weight.t())
+        """Return `residual` plus the product, summed over the tensor-parallel ranks, now or by the next half."""
+        if self._all_reduce.ranks == 1:
+            return residual.addmm_(x, weight.t()) if in_place else torch.addmm(residual, x, weight.t())
+        if self.place is not None and self._all_reduce.takes(residual.shape[0]):
+            self._all_reduce.leave(x, weight, self.place)
+            self._has_left = True
+            return residual if in_place else residual.clone()
+        product = self._all_reduce.product(x, weight)
+        return residual.add_(product) if in_place else residual + product
 
 
 class _Attention(_Half):
@@ -184,7 +215,7 @@ class _Attention(_Half):
             return original
         residual = hidden_states.view(-1, hidden_states.shape[-1])
         linear = self._attention.linear_qkv
-        normed = rms_norm(residual, linear.layer_norm_weight, self._eps)
+        normed = self._norm(residual, linear.layer_norm_weight)
         mixed = functional.linear(normed, linear.weight, _bias(linear))
         attended = self._attend(mixed, paged).view(residual.shape[0], -1)
         out = self._add_product(residual, attended, self._attention.linear_proj.weight, in_place=self._in_place)
@@ -239,6 +270,6 @@ class _Mlp(_Half):
             return original
         first, second = self._layer.mlp.linear_fc1, self._layer.mlp.linear_fc2
         residual = hidden_states.view(-1, hidden_states.shape[-1])
-        normed = rms_norm(residual, first.layer_norm_weight, self._eps)
+        normed = self._norm(residual, first.layer_norm_weight)
         inner = silu_mul(functional.linear(normed, first.weight))
         return self._add_product(residual, inner, second.weight, in_place=True).view(hidden_states.shape)
