@@ -18,20 +18,21 @@ _TINY = "qwen3"
 
 @dataclass(frozen=True)
 class Repository:
-    """A rendered model repository with the one model MODEL."""
+    """A rendered model repository with one model and what goes with it."""
 
     folder: Path
+    model: str = MODEL
 
     @property
     def version_folder(self) -> Path:
         """The folder of model.py and of the package `runtime`."""
-        return self.folder / MODEL / "1"
+        return self.folder / self.model / "1"
 
     def parameters(self) -> dict[str, str]:
         """Return the run-time settings, as config.pbtxt holds them."""
         from trition_repo_gen.repository.validate import parse
 
-        config = parse((self.folder / MODEL / "config.pbtxt").read_text())
+        config = parse((self.folder / self.model / "config.pbtxt").read_text())
         return {key: value.string_value for key, value in config.parameters.items()}
 
 

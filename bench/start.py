@@ -89,8 +89,8 @@ def _engine(repository: Repository, rank_python: Path) -> float:
         return time.perf_counter() - started
 
 
-def bare_load(version_folder: Path, checkpoint: str, rank_python: Path) -> dict[str, float]:
-    """Run a script that imports Megatron-Bridge and loads the checkpoint with it, on one GPU if there is one.
+def bare_load(repository: Repository, rank_python: Path) -> dict[str, float]:
+    """Run a script that imports Megatron-Bridge and loads a checkpoint with it, on one GPU if there is one.
 
     Returns:
         seconds of the `import`, of the `load`, and of both with the start of the process: `total`.
@@ -98,7 +98,7 @@ def bare_load(version_folder: Path, checkpoint: str, rank_python: Path) -> dict[
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
     started = time.perf_counter()
     process = subprocess.Popen(
-        [rank_python, _BARE, version_folder, checkpoint],
+        [rank_python, _BARE, repository.version_folder, repository.parameters()["CHECKPOINT"]],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--shape", default="8b", help="8b, 1b or tiny: the model of the stage speed [default: 8b]")
     parser.add_argument("--layouts", help="of the stage speed, comma-separated [default: all that the GPUs allow]")
     parser.add_argument("--rank-python", default=sys.executable, help="the interpreter that has Megatron")
+    parser.add_argument("--nemo-python", help="the interpreter that has NeMo [default: no NeMo 2.0 checkpoints]")
     parser.add_argument("--tritonserver", help="the program [default: the one that trgen serve finds]")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".cache/bench/gpu", help="for checkpoints and logs")
     parser.add_argument("--name", default="gpu", help="the results' name: bench/results/NAME.json [default: gpu]")
@@ -34,8 +35,8 @@ def main() -> int:
         parser.error(f"there is no stage {unknown[0]!r}; write one of {', '.join(STAGES)}")
 
     load_before = load_average()
-    make = Maker(arguments.folder, arguments.rank_python)
-    host = Host(arguments.folder, arguments.rank_python, arguments.tritonserver)
+    make = Maker(arguments.folder, arguments.rank_python, arguments.nemo_python)
+    host = Host(arguments.folder, arguments.rank_python, arguments.tritonserver, arguments.nemo_python)
     results: dict[str, Any] = {"gpus": arguments.gpus}
     for stage in stages:
         started = time.monotonic()
@@ -45,7 +46,7 @@ def main() -> int:
         elif stage == "answers":
             results[stage] = answers.run(host, make.trained(), make.experts(), arguments.gpus)
         elif stage == "pictures":
-            results[stage] = pictures.run(host, make.reads_pictures(), arguments.gpus)
+            results[stage] = pictures.run(host, make.reads_pictures(), make.reads_pictures_nemo(), arguments.gpus)
         elif stage == "faults" and arguments.gpus > 1:
             results[stage] = faults.run(host, make.trained())
         elif stage == "speed":
@@ -77,9 +78,10 @@ def _layouts(gpus: int) -> dict[str, tuple[dict[str, Any], tuple[int, ...]]]:
 class Maker:
     """Makes checkpoints, each once."""
 
-    def __init__(self, folder: Path, rank_python: str):
+    def __init__(self, folder: Path, rank_python: str, nemo_python: str | None):
         self._folder = folder / "checkpoints"
         self._rank_python = rank_python
+        self._nemo_python = nemo_python
 
     def trained(self) -> Path:
         """The trained tiny Llama."""
@@ -89,9 +91,19 @@ class Maker:
         """The trained tiny Qwen2.5-VL."""
         return self._converted("reads_pictures", pictures.HUGGING_FACE)
 
-    def experts(self) -> Path:
-        """A tiny random Qwen3-MoE with heads that FlashAttention takes."""
-        return self.sources(["qwen3moe_wide"])["qwen3moe_wide"][1]
+    def reads_pictures_nemo(self) -> Path | None:
+        """The same as a NeMo 2.0 checkpoint, if NeMo is there."""
+        if self._nemo_python is None:
+            return None
+        out = self._folder / "reads_pictures_nemo"
+        if not (out / "context").exists():
+            script = CHECKOUT / "examples/make_nemo_checkpoint.py"
+            self._run(script, "--dtype", "bfloat16", pictures.HUGGING_FACE, out, python=self._nemo_python)
+        return out
+
+    def experts(self) -> tuple[Path, Path]:
+        """A tiny random Qwen3-MoE with heads that FlashAttention takes; see `sources`."""
+        return self.sources(["qwen3moe_wide"])["qwen3moe_wide"]
 
     def sources(self, names: Sequence[str]) -> dict[str, tuple[Path, Path]]:
         """Tiny models by name: their folder in Hugging Face's format, and their checkpoint."""
@@ -127,9 +139,9 @@ class Maker:
             folders = itertools.chain.from_iterable(pairs)
             self._run(CHECKOUT / "examples/make_checkpoint.py", "--dtype", "bfloat16", *folders)
 
-    def _run(self, *command: str | Path) -> None:
+    def _run(self, *command: str | Path, python: str | None = None) -> None:
         started = time.monotonic()
-        completed = subprocess.run([self._rank_python, *command], capture_output=True, text=True, check=False)
+        completed = subprocess.run([python or self._rank_python, *command], capture_output=True, text=True, check=False)
         if completed.returncode:
             raise RuntimeError(f"`{command}` failed:\n{completed.stderr[-4000:]}")
         console.print(f"{Path(command[0]).name}: {time.monotonic() - started:.0f} s", style="dim")

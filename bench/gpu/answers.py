@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.reference import hugging_face, mean_difference
 from bench.gpu.serving import Host, Serving, serving
 from bench.report import console, table
 from trition_repo_gen.errors import ServerError
@@ -35,25 +36,41 @@ EXPERTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(host: Host, trained: Path, experts: Path, gpus: int) -> dict[str, Any]:
-    """Serve every layout that `gpus` GPUs allow, side by side, and compare."""
+def run(host: Host, trained: Path, experts: tuple[Path, Path], gpus: int) -> dict[str, Any]:
+    """Serve every layout that `gpus` GPUs allow, side by side, and compare.
+
+    Args:
+        host: where.
+        trained: the checkpoint of the trained model.
+        experts: the mixture of experts in Hugging Face's format, and its checkpoint.
+        gpus: 1 or 2.
+    """
     wanted = {("trained", name): (trained, options) for name, options in DENSE.items()}
-    wanted |= {("experts", name): (experts, options) for name, options in EXPERTS.items()}
+    wanted |= {("experts", name): (experts[1], options) for name, options in EXPERTS.items()}
     wanted = {key: value for key, value in wanted.items() if gpus > 1 or "2" not in key[1]}
     with contextlib.ExitStack() as stack:
-        servers = _serve_all(host, stack, wanted)
+        loading = _start_all(host, stack, wanted)
+        exact, rounded = (
+            hugging_face(host, dtype, PROMPTS, {"experts": experts[0]})["experts"] for dtype in ("float32", "bfloat16")
+        )
+        servers = _ready_ones(loading)
+        layouts = {name: s for (model, name), s in servers.items() if model == "experts"}
         return {
             "trained": _compare_texts({name: s for (model, name), s in servers.items() if model == "trained"}),
-            "experts": _compare_log_probs({name: s for (model, name), s in servers.items() if model == "experts"}),
+            "experts": _compare_log_probs(layouts, exact, rounded),
         }
 
 
-def _serve_all(host: Host, stack: contextlib.ExitStack, wanted: dict[Any, Any]) -> dict[Any, Serving]:
+def _start_all(host: Host, stack: contextlib.ExitStack, wanted: dict[Any, Any]) -> dict[Any, Serving]:
     servers = {}
     for key, (checkpoint, options) in wanted.items():
         name = "_".join(key).replace(" ", "-")
         sizes = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": 32}
         servers[key] = stack.enter_context(serving(host, name, checkpoint, **sizes, **options))
+    return servers
+
+
+def _ready_ones(servers: dict[Any, Serving]) -> dict[Any, Serving]:
     ready = {}
     for key, running in servers.items():
         try:
@@ -79,25 +96,31 @@ def _compare_texts(servers: dict[str, Serving]) -> dict[str, Any]:
     return results
 
 
-def _compare_log_probs(servers: dict[str, Serving]) -> dict[str, Any]:
-    """Compare the prompts' log-probabilities: random weights leave no margin for answers to be alike in bfloat16."""
-    expected = [row["log_probs"] for row in servers["one GPU"].ask(PROMPTS, 1, echo=True)]
+def _compare_log_probs(
+    servers: dict[str, Serving], exact: list[list[float]], rounded: list[list[float]]
+) -> dict[str, Any]:
+    """Compare the prompts' log-probabilities: random weights leave no margin for answers to be alike in bfloat16.
+
+    Args:
+        servers: by layout.
+        exact: Hugging Face's in float32.
+        rounded: Hugging Face's in bfloat16, which say how far rounding alone leads.
+    """
+    found = {"Hugging Face": rounded}
+    found |= {name: [row["log_probs"] for row in s.ask(PROMPTS, 1, echo=True)] for name, s in servers.items()}
     results = {}
-    for name, running in servers.items():
-        rows = [row["log_probs"] for row in running.ask(PROMPTS, 1, echo=True)]
-        pairs = [(a, b) for row, other in zip(rows, expected, strict=True) for a, b in zip(row, other, strict=True)]
-        differences = sorted(abs(a - b) for a, b in pairs)
+    for name, rows in found.items():
+        one_gpu = zip(rows, found["one GPU"], strict=True)
+        differences = sorted(abs(a - b) for row, other in one_gpu for a, b in zip(row, other, strict=True))
         results[name] = {
-            "tokens": len(pairs),
+            "tokens": len(differences),
+            "mean_difference_from_float32": mean_difference(rows, exact),
             "median_difference": differences[len(differences) // 2],
             "largest_difference": differences[-1],
         }
     table(
-        "A random Qwen3-MoE: log-probabilities of prompts against one GPU's, in nats",
-        ["layout", "tokens", "median difference", "largest"],
-        [
-            [name, str(r["tokens"]), f"{r['median_difference']:.4f}", f"{r['largest_difference']:.4f}"]
-            for name, r in results.items()
-        ],
+        "A random Qwen3-MoE: log-probabilities of prompts in bfloat16, differences in nats",
+        ["layout", "tokens", "mean, from float32", "median, from one GPU", "largest"],
+        [[name, *(f"{value:.4f}".removesuffix(".0000") for value in r.values())] for name, r in results.items()],
     )
     return results

@@ -33,7 +33,7 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
         steps = [line for line in running.log if "rank 0" in line]
         results[name] = {"dd_gb_s": dd, "read_gb_s": read, "ready_seconds": running.ready_seconds, "log": steps}
         prepare(checkpoint)
-        results[name]["bare_seconds"] = bare_load(running.version_folder, str(checkpoint), Path(host.rank_python))
+        results[name]["bare_seconds"] = bare_load(running.repository, Path(host.rank_python))
     table(
         "GB/s of the same files",
         ["from", "dd", "the rank", "ratio", "target", "ready, s", "bare import and load, s", "target"],

@@ -5,7 +5,7 @@ the time to the first token.
 from pathlib import Path
 from typing import Any
 
-from bench.deployment import MODEL, Repository
+from bench.deployment import MODEL
 from bench.engine import in_process
 from bench.gpu import first_token
 from bench.gpu.serving import Host, serving
@@ -24,8 +24,7 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
     options = {"enable_cuda_graphs": True, "kv_cache_gib": _KV_CACHE_GIB}
     with serving(host, MODEL, checkpoint, **options) as running:
         running.wait_ready()
-        repository = Repository(host.folder / MODEL / "repository")
-        with in_process(repository, Path(host.rank_python)) as engine:
+        with in_process(running.repository, Path(host.rank_python)) as engine:
             results = [
                 compare(running.url, engine, clients, count, _TRIALS, lengths=lengths, engines=("runtime",))
                 for clients, count in CLIENTS.items()

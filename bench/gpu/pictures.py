@@ -1,4 +1,6 @@
-"""The trained tiny model that reads pictures, on one GPU and on two: right answers, and the same ones."""
+"""The trained tiny model that reads pictures, on one GPU and on two, from checkpoints of Megatron-Bridge and NeMo 2.0:
+right answers, and the same ones.
+"""
 
 import base64
 import contextlib
@@ -28,8 +30,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 _PICTURES = 32
 
 
-def run(host: Host, checkpoint: Path, gpus: int) -> dict[str, Any]:
-    """Serve every layout that `gpus` GPUs allow, side by side, and ask each about the same pictures."""
+def run(host: Host, checkpoint: Path, nemo_checkpoint: Path | None, gpus: int) -> dict[str, Any]:
+    """Serve every layout that `gpus` GPUs allow, side by side, and ask each about the same pictures.
+
+    Args:
+        host: where.
+        checkpoint: Megatron-Bridge's.
+        nemo_checkpoint: NeMo's of the same weights, if it can be served.
+        gpus: 1 or 2.
+    """
     sys.path.insert(0, str(HUGGING_FACE))
     import pictures
 
@@ -40,11 +49,14 @@ def run(host: Host, checkpoint: Path, gpus: int) -> dict[str, Any]:
     results: dict[str, Any] = {"questions": len(asked)}
     with contextlib.ExitStack() as stack:
         servers: dict[str, Serving] = {}
-        for name, options in LAYOUTS.items():
-            if gpus > 1 or "2" not in name:
+        for kind, source in {"Megatron-Bridge": checkpoint, "NeMo": nemo_checkpoint}.items():
+            for layout, options in LAYOUTS.items():
+                if source is None or (gpus == 1 and "2" in layout):
+                    continue
+                name = f"{kind}, {layout}"
                 sizes = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": 32, "inference_max_seq_length": 1024}
-                model = f"pictures-{name.replace(' ', '-')}"
-                build = serving(host, model, checkpoint, multimodal=True, **sizes, **options)
+                model = "pictures-" + name.replace(", ", "-").replace(" ", "-")
+                build = serving(host, model, source, nemo=kind == "NeMo", multimodal=True, **sizes, **options)
                 servers[name] = stack.enter_context(build)
         got: dict[str, list[str]] = {}
         for name, running in servers.items():
@@ -58,12 +70,12 @@ def run(host: Host, checkpoint: Path, gpus: int) -> dict[str, Any]:
     for name, answers in got.items():
         results[name] = {
             "right": sum(a == b for a, b in zip(answers, expected, strict=True)),
-            "same_as_one_gpu": sum(a == b for a, b in zip(answers, got.get("one GPU", answers), strict=True)),
+            "same_as_first": sum(a == b for a, b in zip(answers, next(iter(got.values())), strict=True)),
         }
     table(
         f"The trained tiny Qwen2.5-VL, bfloat16, {len(asked)} questions about {_PICTURES} pictures",
-        ["layout", "right", "as one GPU"],
-        [[name, str(results[name]["right"]), str(results[name]["same_as_one_gpu"])] for name in got],
+        ["layout", "right", "same as the first"],
+        [[name, str(results[name]["right"]), str(results[name]["same_as_first"])] for name in got],
     )
     return results
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.deployment import Repository
 from bench.report import console
 from trition_repo_gen.clients.address import parse_url
 from trition_repo_gen.clients.triton import TritonModel, column
@@ -27,6 +28,8 @@ class Host:
     """For repositories and logs."""
     rank_python: str
     tritonserver: str | None
+    nemo_python: str | None = None
+    """The interpreter for NeMo 2.0 checkpoints."""
 
 
 @dataclass
@@ -34,14 +37,17 @@ class Serving:
     """One model behind its own tritonserver, which may be loading still."""
 
     server: Server
-    model: str
-    version_folder: Path
-    """The rendered one, with model.py and the package `runtime`."""
+    repository: Repository
     log: list[str] = field(repr=False)
     predicted_gib: float
     """Memory of a GPU that `trgen build` said would be used."""
     started: float = field(default_factory=time.monotonic)
     ready_seconds: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.repository.model
 
     @property
     def url(self) -> str:
@@ -83,19 +89,20 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(host: Host, model: str, checkpoint: Path, **options: Any) -> Iterator[Serving]:
+def serving(host: Host, model: str, checkpoint: Path, *, nemo: bool = False, **options: Any) -> Iterator[Serving]:
     """Build a repository and serve it in bfloat16; the model loads in the background.
 
-    Options are `BuildOptions`' fields. Call it from the main thread.
+    Options are `BuildOptions`' fields; with `nemo` the checkpoint is a NeMo 2.0 one. Call it from the main thread.
     """
     folder = host.folder / model
+    source = {"nemo_checkpoint" if nemo else "megatron_checkpoint": checkpoint}
     built = build_repository(
         BuildOptions(
             model_name=model,
-            megatron_checkpoint=checkpoint,
             model_repository=folder / "repository",
-            rank_python=host.rank_python,
+            rank_python=host.nemo_python if nemo else host.rank_python,
             params_dtype="bfloat16",
+            **source,
             **options,
         )
     )
@@ -111,8 +118,6 @@ def serving(host: Host, model: str, checkpoint: Path, **options: Any) -> Iterato
             ready_within=None,
             on_line=log.append,
         ) as server:
-            yield Serving(
-                server, model, folder / "repository" / model / "1", log, predicted_gib=built.sizing.total / 2**30
-            )
+            yield Serving(server, Repository(folder / "repository", model), log, built.sizing.total / 2**30)
     finally:
         (folder / "tritonserver.log").write_text("\n".join(log))

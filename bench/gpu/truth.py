@@ -4,15 +4,12 @@ How far bfloat16 alone takes a model from float32, Hugging Face's own two runs s
 """
 
 import contextlib
-import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from bench.deployment import CHECKOUT
 from bench.gpu.answers import KV_CACHE_GIB, PROMPTS
+from bench.gpu.reference import hugging_face, mean_difference
 from bench.gpu.serving import Host, serving
 from bench.report import console, table
 from trition_repo_gen.errors import UserError
@@ -39,7 +36,7 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
             except UserError as error:  # the others can still say something
                 results[name] = {"refused": str(error)}
         expected = {
-            dtype: _hugging_face(host, dtype, prompts, {name: models[name][0] for name in servers})
+            dtype: hugging_face(host, dtype, prompts, {name: models[name][0] for name in servers})
             for dtype in ("float32", "bfloat16")
         }
         for name, running in servers.items():
@@ -53,8 +50,8 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
             exact, rounded = expected["float32"][name], expected["bfloat16"][name]
             results[name] = {
                 "tokens": sum(len(row) for row in exact),
-                "mean_difference": _mean_difference(got, exact),
-                "mean_difference_of_hugging_face": _mean_difference(rounded, exact),
+                "mean_difference": mean_difference(got, exact),
+                "mean_difference_of_hugging_face": mean_difference(rounded, exact),
             }
     table(
         "Log-probabilities of prompts in bfloat16, mean difference from float32 in nats",
@@ -69,25 +66,3 @@ def _row(name: str, result: Mapping[str, Any]) -> list[str]:
         return [name, "", str(result.get("refused") or result.get("error"))[:60], "", ""]
     ours, theirs = result["mean_difference"], result["mean_difference_of_hugging_face"]
     return [name, str(result["tokens"]), f"{ours:.5f}", f"{theirs:.5f}", f"{ours / theirs:.2f}"]
-
-
-def _hugging_face(
-    host: Host, dtype: str, prompts: list[str], folders: Mapping[str, Path]
-) -> dict[str, list[list[float]]]:
-    """Return the log-probabilities of each prompt's tokens but the first, and of the first new one, by model."""
-    out = host.folder / f"reference-{dtype}"
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "prompts.json").write_text(json.dumps(prompts))
-    script = CHECKOUT / "tests/models/reference.py"
-    command = [host.rank_python, script, out / "prompts.json", out, *folders.values()]
-    subprocess.run([*command, "--max-new-tokens", "1", "--ignore-eos", "--dtype", dtype], check=True)
-    found = {name: json.loads((out / f"{folder.name}.json").read_text()) for name, folder in folders.items()}
-    return {
-        name: [record["prompt_log_probs"] + record["generated_log_probs"] for record in records]
-        for name, records in found.items()
-    }
-
-
-def _mean_difference(rows: list[list[float]], expected: list[list[float]]) -> float:
-    pairs = [(a, b) for row, other in zip(rows, expected, strict=True) for a, b in zip(row, other, strict=True)]
-    return mean(abs(a - b) for a, b in pairs)
