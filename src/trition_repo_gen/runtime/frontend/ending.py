@@ -4,11 +4,13 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from .outbox import Lane
 from .triton import send_error
 from .watch import Watcher
 
@@ -34,13 +36,15 @@ class OpenRequest(EndsOnce, ABC):
         sender: Triton's response sender.
         timeout: seconds until it ends in any case; infinity for never.
         watcher: looks whether the client is still there. Who inherits adds the request to it.
+        lane: sends the responses.
     """
 
-    def __init__(self, sender: Any, timeout: float, watcher: Watcher):
+    def __init__(self, sender: Any, timeout: float, watcher: Watcher, lane: Lane):
         super().__init__()
         self.deadline = time.monotonic() + timeout
         self._sender = sender
         self._watcher = watcher
+        self._lane = lane
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone or has cancelled the request."""
@@ -63,7 +67,11 @@ class OpenRequest(EndsOnce, ABC):
         """Fail the request, if it has not ended."""
         if self._end():
             self._release(sentence)
-            send_error(self._sender, kind, sentence)
+            self._fail(kind, sentence)
+
+    def _fail(self, kind: str, sentence: str) -> None:
+        """Send an error as the last response. To be called by whom `_end` told that the request had not ended."""
+        self._lane.put(partial(send_error, self._sender, kind, sentence))
 
     def _end(self) -> bool:
         first = super()._end()
@@ -71,6 +79,6 @@ class OpenRequest(EndsOnce, ABC):
         return first
 
     def _send_last(self, outputs: Iterable[tuple[str, NDArray[Any]]]) -> None:
-        """Send the last response. To be called by whom `_end` told that the request had not ended."""
+        """Send the last response, on the request's lane, once the request has ended with an answer."""
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs]
         self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -13,6 +13,7 @@ from .admission import Admission
 from .errors import BadRequestError
 from .host import Host
 from .metrics import Metrics
+from .outbox import Outbox
 from .pending import PendingRequest
 from .pictures import PictureLimits
 from .priority import Priorities, asked_priority
@@ -53,6 +54,7 @@ class TritonPythonModel:
         self._max_prompt_bytes = limits.max_prompt_bytes
         self._pictures = PictureLimits.of(settings)
         self._watcher = Watcher()
+        self._outbox = Outbox()
         self._admission = Admission(limits.slots, settings.max_queue_size, self._metrics)
         self._log_request = self._log if settings.debug_mode else None
         self._host.let_in(self._admission, limits.max_prompt_bytes)
@@ -79,6 +81,7 @@ class TritonPythonModel:
                     admission=self._admission,
                     ranks=self._ranks,
                     watcher=self._watcher,
+                    lane=self._outbox.lane(),
                     log=self._log_request,
                 )
             )
@@ -89,6 +92,7 @@ class TritonPythonModel:
         self._watcher.close()
         self._admission.close()
         self._ranks.stop()
+        self._outbox.close()
         self._metrics.close()
 
     def _log(self, line: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ..protocol import Answer, Refused, Row
 from .admission import Admission
 from .ending import OpenRequest
+from .outbox import Lane
 from .ranks import Outcome, Ranks
 from .responses import output_tensors
 from .watch import Watcher
@@ -26,6 +27,7 @@ class PendingRequest(OpenRequest):
         admission: gives the places and takes them back.
         ranks: take the rows.
         watcher: looks whether the client is still there.
+        lane: sends the answer.
         log: takes lines about the request, if anything does.
     """
 
@@ -41,9 +43,10 @@ class PendingRequest(OpenRequest):
         admission: Admission,
         ranks: Ranks,
         watcher: Watcher,
+        lane: Lane,
         log: Callable[[str], None] | None,
     ):
-        super().__init__(sender, timeout, watcher)
+        super().__init__(sender, timeout, watcher, lane)
         self.places = len(rows)
         self.priority = priority
         self._started = time.monotonic()
@@ -85,7 +88,7 @@ class PendingRequest(OpenRequest):
             complete = len(self._answers) == len(self._rows)
         self._admission.leave(1)
         if complete and self._end():
-            self._answer()
+            self._lane.put(self._answer)
 
     def _release(self, sentence: str) -> None:
         if self._log is not None:

@@ -16,6 +16,7 @@ from ..settings import SettingsError, StreamSettings
 from .ending import OpenRequest
 from .errors import BadRequestError
 from .guest import Guest, HostGoneError
+from .outbox import Lane, Outbox
 from .pictures import PictureLimits
 from .priority import asked_priority
 from .ranks import Outcome
@@ -64,6 +65,7 @@ class GuestModel(ABC):
             raise pb_utils.TritonModelException(str(error)) from None
         self.pictures = PictureLimits.of(settings)
         self._watcher = Watcher()
+        self._outbox = Outbox()
 
     def execute(self, requests: list[Any]) -> None:
         """Submit each request's row; text goes through its response sender."""
@@ -85,12 +87,14 @@ class GuestModel(ABC):
                 timeout=request.timeout() / 1e6 or math.inf,
                 guest=self._guest,
                 watcher=self._watcher,
+                lane=self._outbox.lane(),
             ).start()
 
     def finalize(self) -> None:
-        """End the thread that talks to the other model."""
+        """End the threads."""
         self._watcher.close()
         self._guest.stop()
+        self._outbox.close()
 
     def _log(self, line: str) -> None:
         print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
@@ -115,7 +119,9 @@ class TritonPythonModel(GuestModel):
 
 
 class _StreamingRequest(OpenRequest):
-    """A row whose text is sent as it grows. Callbacks come on the guest's thread, ends on the watcher's too."""
+    """A row whose text is sent as it grows. Callbacks come on the guest's thread, ends on the watcher's too; responses
+    are sent in the order in which they are put on the lane.
+    """
 
     def __init__(
         self,
@@ -128,13 +134,16 @@ class _StreamingRequest(OpenRequest):
         timeout: float,
         guest: Guest,
         watcher: Watcher,
+        lane: Lane,
     ):
-        super().__init__(sender, timeout, watcher)
+        super().__init__(sender, timeout, watcher, lane)
         self._model = model
         self._row = row
         self._priority = priority
         self._wanted = frozenset(wanted)
         self._guest = guest
+        self._unsent: list[str] = []
+        """Text that waits for the lane: all of it goes in one response."""
 
     def start(self) -> None:
         self._id = self._guest.submit(self._row, self._priority, self._settle, self._tell)
@@ -144,17 +153,26 @@ class _StreamingRequest(OpenRequest):
 
     def _tell(self, text: str) -> None:
         with self._lock:
-            if not self._ended and self._model.text_output in self._wanted:
-                tensor = pb_utils.Tensor(self._model.text_output, text_array(text))
-                self._sender.send(pb_utils.InferenceResponse([tensor]))
+            if self._ended or self._model.text_output not in self._wanted:
+                return
+            if not self._unsent:
+                self._lane.put(self._send_text)  # before the end is, which needs the lock
+            self._unsent.append(text)
+
+    def _send_text(self) -> None:
+        with self._lock:
+            text = "".join(self._unsent)
+            self._unsent.clear()
+        tensor = pb_utils.Tensor(self._model.text_output, text_array(text))
+        self._sender.send(pb_utils.InferenceResponse([tensor]))
 
     def _settle(self, outcome: Outcome) -> None:
         if not self._end():
             return
         if isinstance(outcome, Refused):
-            send_error(self._sender, outcome.kind, outcome.message)
-            return
-        self._send_last(self._model.last_response(self._row, outcome, self._wanted))
+            self._fail(outcome.kind, outcome.message)
+        else:
+            self._lane.put(lambda: self._send_last(self._model.last_response(self._row, outcome, self._wanted)))
 
     def _release(self, sentence: str) -> None:
         self._guest.cancel(self._id)

@@ -1,0 +1,55 @@
+"""Threads that hand responses to Triton.
+
+`send` of Triton's Python backend waits until tritonserver has taken the response, a tenth of a millisecond or several.
+Whoever sent them one after another would keep new requests from the ranks for as long.
+"""
+
+import itertools
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+
+_LANES = 4
+
+
+class Lane:
+    """A thread that does one thing after another."""
+
+    def __init__(self, name: str):
+        self._actions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, action: Callable[[], None]) -> None:
+        """Have it done, after what was put before."""
+        self._actions.put(action)
+
+    def close(self) -> None:
+        """Do what was put, then end."""
+        self._actions.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (action := self._actions.get()) is not None:
+            try:
+                action()
+            except Exception:  # of one response; the others' requests still wait for theirs
+                traceback.print_exc()
+
+
+class Outbox:
+    """A few lanes, side by side. What belongs to one request goes through one lane and so stays in order."""
+
+    def __init__(self) -> None:
+        self._lanes = [Lane(f"outbox {number}") for number in range(_LANES)]
+        self._next = itertools.cycle(self._lanes)
+
+    def lane(self) -> Lane:
+        """Return the lane for another request."""
+        return next(self._next)
+
+    def close(self) -> None:
+        """Send what is left, then end."""
+        for lane in self._lanes:
+            lane.close()
