@@ -2,53 +2,67 @@
 
 import statistics
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.deployment import build, describe
-from bench.engine import in_process
+from bench.engine import InProcess, in_process
 from bench.report import console, load_average, table, write
 
 ENGINES = ("runtime", "prefix caching", "chunked prefill")
-CLIENTS = 8
-REQUESTS = 32
-MAX_LENGTH = 32
-BYTES = 700
-"""Of a prompt; the tiny model has a token a byte."""
 COMMON = "You are a helpful assistant. Answer in one sentence, and say so if you do not know. "
 
 
-def prompts(trial: int, *, alike: bool) -> list[str]:
-    """Return prompts of BYTES bytes that begin alike up to the last 40, or differ from the first byte on."""
+@dataclass(frozen=True)
+class Work:
+    """What each engine does; the tiny models' tokenizer has a token a byte."""
+
+    clients: int = 8
+    requests: int = 32
+    prompt_bytes: int = 700
+    max_length: int = 32
+
+
+def prompts(work: Work, trial: int, *, alike: bool) -> list[str]:
+    """Return prompts that begin alike up to the last 40 bytes, or differ from the first byte on."""
     texts = []
-    for number in range(REQUESTS):
+    for number in range(work.requests):
         name = f"{trial}.{number} "
-        start = (COMMON * BYTES)[: BYTES - 40] if alike else (name * BYTES)[: BYTES - 40]
-        texts.append((start + name * 40)[:BYTES])
+        start = ((COMMON if alike else name) * work.prompt_bytes)[: work.prompt_bytes - 40]
+        texts.append((start + name * 40)[: work.prompt_bytes])
     return texts
 
 
 def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
     """Measure, print and write."""
-    trials = trials or 3
+    work = Work()
     load_before = load_average()
     console.rule("prefix caching and chunked prefill")
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         repository = build(checkpoint, Path(folder), rank_python)
         with in_process(repository, rank_python) as engine:
-            for alike in (True, False):
-                runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ENGINES}
-                for trial in range(-1, trials):  # the first warms up
-                    for name in ENGINES:
-                        answer = engine.run(name, CLIENTS, prompts(trial, alike=alike), MAX_LENGTH)
-                        if trial >= 0:
-                            runs[name].append(answer)
-                kind = {"prompts": "alike" if alike else "different"}
-                results += [kind | {"engine": name} | _medians(runs[name], runs["runtime"]) for name in ENGINES]
+            results = compare(engine, work, trials or 3)
         deployment = describe(checkpoint, repository.parameters())
+    settings = asdict(work) | {"deployment": deployment}
+    write("prefill", settings | {"runs": results}, rank_python=rank_python, load_before=load_before)
+
+
+def compare(engine: InProcess, work: Work, trials: int) -> list[dict[str, Any]]:
+    """Run the engines in turn, print a table, and return the medians."""
+    results = []
+    for alike in (True, False):
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ENGINES}
+        for trial in range(-1, trials):  # the first warms up
+            for name in ENGINES:
+                answer = engine.run(name, work.clients, prompts(work, trial, alike=alike), work.max_length)
+                if trial >= 0:
+                    runs[name].append(answer)
+        kind = {"prompts": "alike" if alike else "different"}
+        results += [kind | {"engine": name} | _medians(runs[name], runs["runtime"]) for name in ENGINES]
     table(
-        f"{REQUESTS} prompts of {BYTES} bytes, {MAX_LENGTH} tokens each, {CLIENTS} at a time, medians of {trials} runs",
+        f"{work.requests} prompts of {work.prompt_bytes} bytes, {work.max_length} tokens each, "
+        f"{work.clients} at a time, medians of {trials} runs",
         ["prompts", "engine", "tokens/s", "of the plain engine's", "longest step, ms"],
         [
             [
@@ -58,10 +72,7 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
             for each in results
         ],
     )
-    load = {"clients": CLIENTS, "requests": REQUESTS, "max_length": MAX_LENGTH, "prompt_bytes": BYTES}
-    write(
-        "prefill", load | {"deployment": deployment, "runs": results}, rank_python=rank_python, load_before=load_before
-    )
+    return results
 
 
 def _medians(runs: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, float]:
