@@ -12,7 +12,7 @@ from typing import IO, Any
 from bench.deployment import Repository
 from bench.load import Lengths
 
-_SCRIPT = Path(__file__).with_name("in_process.py")
+SCRIPT = Path(__file__).with_name("in_process.py")
 
 
 class InProcess:
@@ -47,20 +47,28 @@ class InProcess:
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
-            raise RuntimeError(f"{_SCRIPT.name} ended:\n{self._errors.read()[-4000:]}")
+            raise RuntimeError(f"{SCRIPT.name} ended:\n{self._errors.read()[-4000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextlib.contextmanager
-def in_process(repository: Repository, rank_python: Path, script: Path = _SCRIPT) -> Iterator[InProcess]:
+def in_process(repository: Repository, rank_python: Path, script: Path = SCRIPT) -> Iterator[InProcess]:
     """Run the process within a `with` block, which begins when the engine takes rows."""
+    with starting(repository, rank_python, script) as engine:
+        engine.wait_ready()
+        yield engine
+
+
+@contextlib.contextmanager
+def starting(repository: Repository, rank_python: Path, script: Path = SCRIPT, *arguments: str) -> Iterator[InProcess]:
+    """Do the same, but begin at once; `arguments` are the script's after the version's folder."""
     environment = os.environ | {"TRGEN_SETTINGS": json.dumps(repository.parameters())}
     for name, value in (("GLOO_SOCKET_IFNAME", "lo"), ("GOMP_SPINCOUNT", "1000")):  # as the ranks have them
         environment.setdefault(name, value)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [rank_python, script, repository.version_folder],
+            [rank_python, script, repository.version_folder, *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,9 +76,7 @@ def in_process(repository: Repository, rank_python: Path, script: Path = _SCRIPT
             text=True,
         )
         try:
-            engine = InProcess(process, errors)
-            engine.wait_ready()
-            yield engine
+            yield InProcess(process, errors)
         finally:
             process.kill()
             process.communicate()

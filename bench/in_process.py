@@ -1,9 +1,10 @@
 """The engine without Triton and without ZeroMQ, in the ranks' environment: what serving is measured against.
 
-    python bench/in_process.py VERSION_FOLDER < commands > answers
+    python bench/in_process.py VERSION_FOLDER [NAME] < commands > answers
 
 VERSION_FOLDER is a rendered repository's, with the package `runtime`; TRGEN_SETTINGS holds the deployment's parameters.
-Says `{"ready": true}` when the engine takes rows. Each line that comes then is a JSON object, and answered with one:
+Says `{"ready": true}` when the engine NAME [default: runtime] takes rows; others are made when they are named. Each
+line that comes then is a JSON object, and answered with one:
 
     {"engine": NAME, "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N, "longest_step": S}
 
@@ -205,7 +206,7 @@ def main() -> None:
         "chunked prefill": lambda loaded: RuntimeRows(loaded, enable_chunked_prefill=True, chunked_prefill_size=chunk),
         "megatron": MegatronRows,
     }
-    engines: dict[str, Any] = {"runtime": RuntimeRows(loaded)}
+    engines: dict[str, Any] = {name: kinds[name](loaded) for name in sys.argv[2:] or ["runtime"]}
     ids = itertools.count(1)
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:

@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,20 +43,26 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository = build(checkpoint, Path(folder), rank_python)
         with in_process(repository, rank_python) as engine:
-            results = compare(engine, work, trials or 3)
+            results = compare(dict.fromkeys(ENGINES, engine), work, trials or 3)
         deployment = describe(checkpoint, repository.parameters())
     settings = asdict(work) | {"deployment": deployment}
     write("prefill", settings | {"runs": results}, rank_python=rank_python, load_before=load_before)
 
 
-def compare(engine: InProcess, work: Work, trials: int) -> list[dict[str, Any]]:
-    """Run the engines in turn, print a table, and return the medians."""
+def compare(processes: Mapping[str, InProcess], work: Work, trials: int) -> list[dict[str, Any]]:
+    """Run the engines in turn, print a table, and return the medians.
+
+    Args:
+        processes: which one has each engine.
+        work: what to run.
+        trials: runs of each.
+    """
     results = []
     for alike in (True, False):
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ENGINES}
         for trial in range(-1, trials):  # the first warms up
             for name in ENGINES:
-                answer = engine.run(name, work.clients, prompts(work, trial, alike=alike), work.max_length)
+                answer = processes[name].run(name, work.clients, prompts(work, trial, alike=alike), work.max_length)
                 if trial >= 0:
                     runs[name].append(answer)
         kind = {"prompts": "alike" if alike else "different"}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.deployment import CHECKOUT
-from bench.gpu import answers, faults, loading, overhead, pictures, speed, truth
+from bench.gpu import answers, faults, loading, long_prompts, overhead, pictures, speed, truth
 from bench.gpu.serving import Host
 from bench.report import console, load_average, write
 
-STAGES = ("truth", "answers", "pictures", "faults", "loading", "speed", "overhead")
+STAGES = ("truth", "answers", "pictures", "faults", "loading", "speed", "overhead", "prefill")
 
 
 def main() -> int:
@@ -58,6 +58,9 @@ def main() -> int:
         elif stage == "overhead":
             results["shape"] = arguments.shape
             results[stage] = overhead.run(host, make.random(arguments.shape))
+        elif stage == "prefill":
+            results["shape"] = arguments.shape
+            results[stage] = long_prompts.run(host, make.random(arguments.shape))
         elif stage == "loading":
             results["shape"] = arguments.shape
             results[stage] = loading.run(host, make.random(arguments.shape))

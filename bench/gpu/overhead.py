@@ -1,11 +1,10 @@
 """What the way through tritonserver costs where cores are plenty: tokens per second over those of the engine alone, and
-the time to the first token; then, with the engine alone, prefix caching and chunked prefill.
+the time to the first token.
 """
 
 from pathlib import Path
 from typing import Any
 
-from bench import prefill
 from bench.deployment import MODEL
 from bench.engine import in_process
 from bench.gpu import first_token
@@ -17,8 +16,7 @@ CLIENTS = {1: 8, 64: 256, 256: 1024}
 """Clients, and the requests of a run."""
 TARGET = 0.95
 _TRIALS = 3
-_KV_CACHE_GIB = 12.0  # the server and the engines in-process share a GPU
-_LONG_PROMPTS = prefill.Work(clients=16, requests=64, prompt_bytes=3000, max_length=64)
+_KV_CACHE_GIB = 20.0  # the server and the engine in-process share a GPU
 
 
 def run(host: Host, checkpoint: Path) -> dict[str, Any]:
@@ -33,13 +31,12 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
                 for lengths in (EQUAL, MIXED)
             ]
             to_first_token = first_token.measure(running, engine)
-            prefilling = prefill.compare(engine, _LONG_PROMPTS, _TRIALS)
     table(
         f"tokens/s, greedy answers, medians of {_TRIALS} alternating runs",
         ["clients", "tokens a request", "tritonserver", "engine in-process", "ratio", "target"],
         [[str(r["clients"]), r["lengths"], *_figures(r), f"{TARGET}"] for r in results],
     )
-    return {"runs": results, "first_token": to_first_token, "prefill": prefilling}
+    return {"runs": results, "first_token": to_first_token}
 
 
 def _figures(result: dict[str, Any]) -> list[str]:

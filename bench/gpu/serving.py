@@ -88,29 +88,41 @@ class Serving:
         ]
 
 
-@contextlib.contextmanager
-def serving(host: Host, model: str, checkpoint: Path, *, nemo: bool = False, **options: Any) -> Iterator[Serving]:
-    """Build a repository and serve it in bfloat16; the model loads in the background.
+def build(host: Host, model: str, checkpoint: Path, *, nemo: bool = False, **options: Any) -> tuple[Repository, float]:
+    """Build a repository that serves in bfloat16.
 
-    Options are `BuildOptions`' fields; with `nemo` the checkpoint is a NeMo 2.0 one. Call it from the main thread.
+    Options are `BuildOptions`' fields; with `nemo` the checkpoint is a NeMo 2.0 one.
+
+    Returns:
+        the repository, and how many GiB of a GPU it says that it will use.
     """
-    folder = host.folder / model
+    folder = host.folder / model / "repository"
     source = {"nemo_checkpoint" if nemo else "megatron_checkpoint": checkpoint}
     built = build_repository(
         BuildOptions(
             model_name=model,
-            model_repository=folder / "repository",
+            model_repository=folder,
             rank_python=host.nemo_python if nemo else host.rank_python,
             params_dtype="bfloat16",
             **source,
             **options,
         )
     )
+    return Repository(folder, model), built.sizing.total / 2**30
+
+
+@contextlib.contextmanager
+def serving(host: Host, model: str, checkpoint: Path, **options: Any) -> Iterator[Serving]:
+    """Build a repository and serve it; the model loads in the background.
+
+    Options are those of `build`. Call it from the main thread.
+    """
+    repository, predicted_gib = build(host, model, checkpoint, **options)
     http, grpc, metrics = free_ports(3)
     log: list[str] = []
     try:
         with running_server(
-            folder / "repository",
+            repository.folder,
             http_port=http,
             grpc_port=grpc,
             metrics_port=metrics,
@@ -118,6 +130,6 @@ def serving(host: Host, model: str, checkpoint: Path, *, nemo: bool = False, **o
             ready_within=None,
             on_line=log.append,
         ) as server:
-            yield Serving(server, Repository(folder / "repository", model), log, built.sizing.total / 2**30)
+            yield Serving(server, repository, log, predicted_gib)
     finally:
-        (folder / "tritonserver.log").write_text("\n".join(log))
+        (host.folder / model / "tritonserver.log").write_text("\n".join(log))
