@@ -18,12 +18,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import skinny
+
 _BYTES = 8 << 20
 """The largest message that goes through symmetric memory."""
 _ONE_SHOT_BYTES = 256 << 10
 """With more than two ranks, larger messages are summed in parts, each rank one of them."""
 _FEW_ROWS = 64
 """Rows, each a program that waits for the other ranks: they all have to run at the same time."""
+_PLACES = 3
 
 
 class AllReduce:
@@ -43,23 +46,28 @@ class AllReduce:
         self._group = group
         self._columns = columns
         self._buffer: Tensor | None = None
+        self._inbox: Tensor | None = None
         if self.ranks > 1 and device.type == "cuda" and _all_reach_each_other(group, device):
             self._allocate(dtype, device)
 
     def _allocate(self, dtype: torch.dtype, device: torch.device) -> None:
         rows = _BYTES // (self._columns * dtype.itemsize)
+        slots = _PLACES * _FEW_ROWS
         try:
             self._buffer, _ = _symmetric(rows * self._columns, dtype, device, self._group)
-            self._parts, self._part_addresses = _symmetric(3 * _FEW_ROWS * self._columns, dtype, device, self._group)
-            signals = _symmetric(3 * _FEW_ROWS * self.ranks, torch.int32, device, self._group)
+            if dtype == torch.bfloat16 and self._columns % 2 == 0:
+                size = slots * self.ranks * self._columns // 2
+                self._inbox, self._inboxes = _symmetric(size, torch.int64, device, self._group)
         except RuntimeError as error:
             logging.warning("Sums over ranks go through NCCL alone: %s", error)
-            self._buffer = None
+            self._buffer = self._inbox = None
             return
-        self._signals, self._signal_addresses = signals
-        self._signals.zero_()
-        torch.cuda.synchronize()
-        dist.barrier(self._group)  # before a rank signals, the others' signals are zero
+        if self._inbox is not None:
+            self._inbox.zero_()
+            self._uses = torch.zeros(slots, dtype=torch.int32, device=device)
+            self._parts = torch.empty(slots, self._columns, dtype=dtype, device=device)
+            torch.cuda.synchronize()
+            dist.barrier(self._group)  # nobody writes to an inbox before it is empty
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the sum of all ranks' `x @ weight.T`, [rows, columns]."""
@@ -76,26 +84,28 @@ class AllReduce:
 
     def takes(self, rows: int) -> bool:
         """Return whether `leave` and `add_and_norm` do the work of `product` for so many rows."""
-        return self._buffer is not None and rows <= _FEW_ROWS
+        return self._inbox is not None and rows <= _FEW_ROWS
 
     def leave(self, x: Tensor, weight: Tensor, place: int) -> None:
-        """Compute this rank's part of a product and leave it where the others can read it.
+        """Compute this rank's part of a product; `add_and_norm` sends it.
 
         Args:
             x: [rows, inner]
             weight: [columns, inner]
-            place: 0, 1 or 2. Consecutive products need different places: that a rank has its part of the next one
-                ready tells the others that it has read their parts of this one.
+            place: 0, 1 or 2. Consecutive products need different places: that a rank sends its part of the next one
+                tells the others that it has read their parts of this one.
         """
-        first = place * _FEW_ROWS * self._columns
-        part = self._parts[first : first + x.shape[0] * self._columns]
-        torch.mm(x, weight.t(), out=part.view(x.shape[0], self._columns))
+        part = self._parts[place * _FEW_ROWS :][: x.shape[0]]
+        if skinny.takes(x):
+            skinny.product(x, weight, part)
+        else:
+            torch.mm(x, weight.t(), out=part)
 
     def add_and_norm(self, residual: Tensor, weight: Tensor, eps: float, place: int) -> Tensor:
         """Add the sum of what the ranks left to `residual`, in place, and return its RMS norm.
 
         Args:
-            residual: [rows, columns]
+            residual: bfloat16[rows, columns]
             weight: [columns] of the norm.
             eps: of the norm.
             place: see `leave`.
@@ -105,20 +115,15 @@ class AllReduce:
         """
         rows, columns = residual.shape
         out = torch.empty_like(residual)
-        block = triton.next_power_of_2(columns)
+        block = triton.next_power_of_2(columns // 2)
         _add_and_norm[(rows,)](
-            self._part_addresses,
-            self._signal_addresses,
-            residual,
-            weight,
-            out,
-            columns,
-            eps,
-            place * _FEW_ROWS,
+            *(self._parts.view(torch.int32), self._inboxes, self._uses),
+            *(residual.view(torch.int32), weight.view(torch.int32), out.view(torch.int32)),
+            *(columns // 2, eps, place * _FEW_ROWS),
             RANK=self._group.rank(),
             RANKS=self.ranks,
             BLOCK=block,
-            num_warps=max(4, min(16, block // 512)),
+            num_warps=max(4, min(16, block // 256)),
         )
         return out
 
@@ -144,40 +149,69 @@ def _symmetric(size: int, dtype: torch.dtype, device: torch.device, group: Any) 
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_and_norm(  # type: ignore[no-untyped-def]
     parts,
-    signals,
+    inboxes,
+    uses,
     residual,
     weight,
     out,
-    columns,
+    pairs,
     eps,
     first_row,
     RANK: tl.constexpr,
     RANKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    # Two bfloat16 numbers and the number of the use travel in eight bytes, which arrive together (NCCL's protocol LL).
     row = tl.program_id(0)
-    # A signal goes from 0 to 1 when the rank that it is for may read, and back to 0 when that rank has seen it.
+    slot = first_row + row
+    use = tl.load(uses + slot) + 1
+    pair = tl.arange(0, BLOCK)
+    inside = pair < pairs
+    mine = tl.load(parts + slot * pairs + pair, mask=inside, other=0)
+    stamp = use.to(tl.int64) << 32
     for peer in tl.static_range(RANKS):
         if peer != RANK:
-            theirs = tl.load(signals + peer).to(tl.pointer_type(tl.int32)) + (first_row + row) * RANKS + RANK
-            while tl.atomic_cas(theirs, 0, 1, sem="release", scope="sys") != 0:
-                pass
+            theirs = tl.load(inboxes + peer).to(tl.pointer_type(tl.int64)) + (slot * RANKS + RANK) * pairs
+            tl.store(theirs + pair, stamp | (mine.to(tl.int64) & 0xFFFFFFFF), mask=inside)
+    place = residual + row * pairs + pair
+    before = tl.load(place, mask=inside, other=0)
+    # All ranks add in the same order, so that their residual streams stay alike.
+    low = tl.zeros([BLOCK], tl.float32)
+    high = tl.zeros([BLOCK], tl.float32)
     for peer in tl.static_range(RANKS):
+        part = mine
         if peer != RANK:
-            mine = tl.load(signals + RANK).to(tl.pointer_type(tl.int32)) + (first_row + row) * RANKS + peer
-            while tl.atomic_cas(mine, 1, 0, sem="acquire", scope="sys") != 1:
-                pass
-    column = tl.arange(0, BLOCK)
-    inside = column < columns
-    total = tl.zeros([BLOCK], tl.float32)
-    for peer in tl.static_range(RANKS):
-        part = tl.load(parts + peer).to(tl.pointer_type(residual.dtype.element_ty)) + (first_row + row) * columns
-        total += tl.load(part + column, mask=inside, other=0.0, volatile=True).to(tl.float32)
-    place = residual + row * columns + column
-    total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    rounded = total.to(residual.dtype.element_ty)
-    tl.store(place, rounded, mask=inside)
-    values = rounded.to(tl.float32)
-    scale = tl.rsqrt(tl.sum(values * values, axis=0) / columns + eps)
-    factors = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * columns + column, values * scale * factors, mask=inside)
+            sent = tl.load(inboxes + RANK).to(tl.pointer_type(tl.int64)) + (slot * RANKS + peer) * pairs
+            got = tl.load(sent + pair, mask=inside, other=stamp, volatile=True)
+            while tl.sum(((got >> 32) != use.to(tl.int64)).to(tl.int32), axis=0) > 0:
+                got = tl.load(sent + pair, mask=inside, other=stamp, volatile=True)
+            part = got.to(tl.int32)
+        low += _low(part)
+        high += _high(part)
+    low = (low + _low(before)).to(tl.bfloat16)
+    high = (high + _high(before)).to(tl.bfloat16)
+    tl.store(place, _pair(low, high), mask=inside)
+    tl.store(uses + slot, use)
+    low = low.to(tl.float32)
+    high = high.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(low * low + high * high, axis=0) / (2 * pairs) + eps)
+    factors = tl.load(weight + pair, mask=inside, other=0)
+    low = (low * scale * _low(factors)).to(tl.bfloat16)
+    high = (high * scale * _high(factors)).to(tl.bfloat16)
+    tl.store(out + row * pairs + pair, _pair(low, high), mask=inside)
+
+
+@triton.jit
+def _low(pair):  # type: ignore[no-untyped-def]
+    return (pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _high(pair):  # type: ignore[no-untyped-def]
+    return (pair & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _pair(low, high):  # type: ignore[no-untyped-def]
+    upper = high.to(tl.int16, bitcast=True).to(tl.int32) << 16
+    return upper | (low.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF)
