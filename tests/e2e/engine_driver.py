@@ -101,6 +101,8 @@ def main() -> None:
         if "kv_cache_gib" in options:
             options = options | {"kv_cache_gib": small(loaded.model.config)}
         engine = RankEngine(loaded, replace(settings, **options), codec)
+        with torch.inference_mode():
+            engine._context.reset()  # as the engine does once it has recorded CUDA graphs
         evicted = count_calls(engine._context, "evict_overflow_paused_requests")
         first = answer(engine, dict(enumerate(rows, 1)))
         report[name] = {

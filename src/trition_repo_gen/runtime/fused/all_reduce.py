@@ -18,8 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import skinny
-
 _BYTES = 8 << 20
 """The largest message that goes through symmetric memory."""
 _ONE_SHOT_BYTES = 256 << 10
@@ -44,30 +42,24 @@ class AllReduce:
     def __init__(self, group: Any, columns: int, dtype: torch.dtype, device: torch.device):
         self.ranks: int = group.size()
         self._group = group
-        self._columns = columns
         self._buffer: Tensor | None = None
-        self._inbox: Tensor | None = None
+        self._exchange: Exchange | None = None
         if self.ranks > 1 and device.type == "cuda" and _all_reach_each_other(group, device):
-            self._allocate(dtype, device)
+            try:
+                self._allocate(columns, dtype, device)
+            except RuntimeError as error:
+                logging.warning("Sums over ranks go through NCCL alone: %s", error)
 
-    def _allocate(self, dtype: torch.dtype, device: torch.device) -> None:
-        rows = _BYTES // (self._columns * dtype.itemsize)
-        slots = _PLACES * _FEW_ROWS
-        try:
-            self._buffer, _ = _symmetric(rows * self._columns, dtype, device, self._group)
-            if dtype == torch.bfloat16 and self._columns % 2 == 0:
-                size = slots * self.ranks * self._columns // 2
-                self._inbox, self._inboxes = _symmetric(size, torch.int64, device, self._group)
-        except RuntimeError as error:
-            logging.warning("Sums over ranks go through NCCL alone: %s", error)
-            self._buffer = self._inbox = None
-            return
-        if self._inbox is not None:
-            self._inbox.zero_()
-            self._uses = torch.zeros(slots, dtype=torch.int32, device=device)
-            self._parts = torch.empty(slots, self._columns, dtype=dtype, device=device)
+    def _allocate(self, columns: int, dtype: torch.dtype, device: torch.device) -> None:
+        rows = _BYTES // (columns * dtype.itemsize)
+        buffer, _ = _symmetric((rows * columns,), dtype, device, self._group)
+        if dtype == torch.bfloat16 and columns % 2 == 0:
+            shape = (_PLACES * _FEW_ROWS, self.ranks, columns // 2)
+            inbox, inboxes = _symmetric(shape, torch.int64, device, self._group)
+            self._exchange = Exchange(self._group.rank(), inbox.zero_(), inboxes)
             torch.cuda.synchronize()
             dist.barrier(self._group)  # nobody writes to an inbox before it is empty
+        self._buffer = buffer
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the sum of all ranks' `x @ weight.T`, [rows, columns]."""
@@ -82,9 +74,27 @@ class AllReduce:
             return torch.ops.symm_mem.two_shot_all_reduce_(part, "sum", self._group.group_name).view(rows, columns)
         return torch.ops.symm_mem.one_shot_all_reduce(part, "sum", self._group.group_name).view(rows, columns)
 
-    def takes(self, rows: int) -> bool:
-        """Return whether `leave` and `add_and_norm` do the work of `product` for so many rows."""
-        return self._inbox is not None and rows <= _FEW_ROWS
+    def exchange(self, rows: int) -> Exchange | None:
+        """Return what does the work of `product` and of the norm that follows it, if so many rows are few enough."""
+        return self._exchange if rows <= _FEW_ROWS else None
+
+
+class Exchange:
+    """Sums over ranks together with the addition to the residual stream and the norm, for few rows.
+
+    Args:
+        rank: of this process among the ranks.
+        inbox: int64[places * rows, ranks, columns / 2], zeros, where the other ranks write; see `_add_and_norm`.
+        inboxes: int64[ranks], the address of each rank's.
+    """
+
+    def __init__(self, rank: int, inbox: Tensor, inboxes: Tensor):
+        slots, self._ranks, pairs = inbox.shape
+        self._rank = rank
+        self._inbox = inbox  # torch unmaps symmetric memory that nobody holds
+        self._inboxes = inboxes
+        self._uses = torch.zeros(slots, dtype=torch.int32, device=inbox.device)
+        self._parts = torch.empty(slots, 2 * pairs, dtype=torch.bfloat16, device=inbox.device)
 
     def leave(self, x: Tensor, weight: Tensor, place: int) -> None:
         """Compute this rank's part of a product; `add_and_norm` sends it.
@@ -95,11 +105,7 @@ class AllReduce:
             place: 0, 1 or 2. Consecutive products need different places: that a rank sends its part of the next one
                 tells the others that it has read their parts of this one.
         """
-        part = self._parts[place * _FEW_ROWS :][: x.shape[0]]
-        if skinny.takes(x):
-            skinny.product(x, weight, part)
-        else:
-            torch.mm(x, weight.t(), out=part)
+        torch.mm(x, weight.t(), out=self._parts[place * _FEW_ROWS :][: x.shape[0]])
 
     def add_and_norm(self, residual: Tensor, weight: Tensor, eps: float, place: int) -> Tensor:
         """Add the sum of what the ranks left to `residual`, in place, and return its RMS norm.
@@ -120,8 +126,8 @@ class AllReduce:
             *(self._parts.view(torch.int32), self._inboxes, self._uses),
             *(residual.view(torch.int32), weight.view(torch.int32), out.view(torch.int32)),
             *(columns // 2, eps, place * _FEW_ROWS),
-            RANK=self._group.rank(),
-            RANKS=self.ranks,
+            RANK=self._rank,
+            RANKS=self._ranks,
             BLOCK=block,
             num_warps=max(4, min(16, block // 256)),
         )
@@ -137,11 +143,11 @@ def _all_reach_each_other(group: Any, device: torch.device) -> bool:
     return len({host for host, _ in places}) == 1 and all(reaches for _, reaches in places)
 
 
-def _symmetric(size: int, dtype: torch.dtype, device: torch.device, group: Any) -> tuple[Tensor, Tensor]:
+def _symmetric(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, group: Any) -> tuple[Tensor, Tensor]:
     """Return memory that all ranks of the group can read, and int64[ranks], where each rank's lies."""
     from torch.distributed import _symmetric_memory
 
-    memory: Tensor = _symmetric_memory.empty(size, dtype=dtype, device=device)
+    memory: Tensor = _symmetric_memory.empty(shape, dtype=dtype, device=device)
     handle = _symmetric_memory.rendezvous(memory, group.group_name)
     return memory, torch.tensor(handle.buffer_ptrs, dtype=torch.int64, device=device)
 

@@ -22,8 +22,7 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer, Tra
 from torch import Tensor
 from torch.nn import functional
 
-from . import skinny
-from .all_reduce import AllReduce
+from .all_reduce import AllReduce, Exchange
 from .decoding import can_decode, decode
 from .kernels import rms_norm, rotate_and_store, silu_mul
 
@@ -146,10 +145,6 @@ def _bias(linear: Any) -> Tensor | None:
     return bias if bias is not None and bias.numel() else None
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return skinny.product(x, weight) if bias is None and skinny.takes(x) else functional.linear(x, weight, bias)
-
-
 class _Half:
     """One half of a layer, which takes the place of the layer's own method."""
 
@@ -164,26 +159,26 @@ class _Half:
         """The half right before this one, which may leave its product to it."""
         self.place: int | None = None
         """Where this half leaves its product; None where nobody would take it."""
-        self._has_left = False
+        self._left_to: Exchange | None = None
+        """Where the product of this step is that nobody has taken yet."""
         setattr(layer, self.method, self)
 
     def _norm(self, residual: Tensor, weight: Tensor) -> Tensor:
         """Return the norm of the residual stream, [rows, columns], once what was left to this half is added to it."""
         before = self.before
-        if before is None or before.place is None or not before._has_left:
+        if before is None or before.place is None or before._left_to is None:
             return rms_norm(residual, weight, self._eps)
-        before._has_left = False
-        return self._all_reduce.add_and_norm(residual, weight, self._eps, before.place)
+        exchange, before._left_to = before._left_to, None
+        return exchange.add_and_norm(residual, weight, self._eps, before.place)
 
     def _add_product(self, residual: Tensor, x: Tensor, weight: Tensor, *, in_place: bool) -> Tensor:
         """Return `residual` plus the product, summed over the tensor-parallel ranks, now or by the next half."""
         if self._all_reduce.ranks == 1:
-            if skinny.takes(x):
-                return skinny.product(x, weight, residual if in_place else None, residual=residual)
             return residual.addmm_(x, weight.t()) if in_place else torch.addmm(residual, x, weight.t())
-        if self.place is not None and self._all_reduce.takes(residual.shape[0]):
-            self._all_reduce.leave(x, weight, self.place)
-            self._has_left = True
+        exchange = self._all_reduce.exchange(residual.shape[0])
+        if self.place is not None and exchange is not None:
+            exchange.leave(x, weight, self.place)
+            self._left_to = exchange
             return residual if in_place else residual.clone()
         product = self._all_reduce.product(x, weight)
         return residual.add_(product) if in_place else residual + product
@@ -223,7 +218,7 @@ class _Attention(_Half):
         residual = hidden_states.view(-1, hidden_states.shape[-1])
         linear = self._attention.linear_qkv
         normed = self._norm(residual, linear.layer_norm_weight)
-        mixed = _linear(normed, linear.weight, _bias(linear))
+        mixed = functional.linear(normed, linear.weight, _bias(linear))
         attended = self._attend(mixed, paged).view(residual.shape[0], -1)
         out = self._add_product(residual, attended, self._attention.linear_proj.weight, in_place=self._in_place)
         return out.view(hidden_states.shape), context
@@ -278,8 +273,5 @@ class _Mlp(_Half):
         first, second = self._layer.mlp.linear_fc1, self._layer.mlp.linear_fc2
         residual = hidden_states.view(-1, hidden_states.shape[-1])
         normed = self._norm(residual, first.layer_norm_weight)
-        if skinny.takes(normed):
-            inner = skinny.gated_product(normed, first.weight)
-        else:
-            inner = silu_mul(functional.linear(normed, first.weight))
+        inner = silu_mul(functional.linear(normed, first.weight))
         return self._add_product(residual, inner, second.weight, in_place=True).view(hidden_states.shape)

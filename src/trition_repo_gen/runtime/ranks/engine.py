@@ -208,7 +208,8 @@ class RankEngine:
         blocks = self._context.kv_block_allocator
         missing = int(self._context.total_request_count) - int(blocks.total_avail)
         if blocks.enable_prefix_caching and missing > 0 and (cached := self._cached_blocks):
-            blocks.evict_lru_blocks(min(missing, cached))
+            with torch.inference_mode():  # recording CUDA graphs leaves tensors that cannot be written without it
+                blocks.evict_lru_blocks(min(missing, cached))
 
     def _generated(self, request_id: int) -> list[int]:
         record = self._engine.requests[request_id].record

@@ -83,6 +83,39 @@ def decoding(heads: int, window: int, programs: int) -> float:
     return worst
 
 
+def sums(rank: int, ranks: int, place: int) -> float:
+    """Two uses of a place: what the other ranks sent, and what they get, stamped with the number of the use."""
+    from runtime.fused.all_reduce import Exchange
+
+    rows, columns, slots = 3, 48, 3 * 64
+    inboxes = torch.zeros(ranks, slots, ranks, columns // 2, dtype=torch.int64)
+    addresses = torch.tensor([inbox.data_ptr() for inbox in inboxes])
+    exchange = Exchange(rank, inboxes[rank], addresses)
+    here = slice(64 * place, 64 * place + rows)
+    worst = 0.0
+    for use in (1, 2):
+        xs, weights = torch.randn(ranks, rows, 16).bfloat16(), torch.randn(ranks, columns, 16).bfloat16()
+        parts = torch.stack([x @ weight.t() for x, weight in zip(xs, weights, strict=True)])
+        others = [peer for peer in range(ranks) if peer != rank]
+        for peer in others:
+            inboxes[rank, here, peer] = (use << 32) | (parts[peer].view(torch.int32).long() & 0xFFFFFFFF)
+        residual, norm = torch.randn(rows, columns).bfloat16(), torch.randn(columns).bfloat16()
+        expected = parts.float().sum(0) + residual.float()
+        exchange.leave(xs[rank], weights[rank], place)
+        normed = exchange.add_and_norm(residual, norm, EPS, place)
+        worst = max(worst, steps(residual, expected))
+        worst = max(worst, steps(normed, functional.rms_norm(residual.float(), (columns,), norm.float(), EPS)))
+        sent = inboxes[others, here, rank]
+        worst = max(worst, float((sent >> 32 != use).any()))
+        worst = max(worst, float((sent.to(torch.int32).view(torch.bfloat16) != parts[rank]).any()))
+    return worst
+
+
+def steps(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return by how much rounding to bfloat16 cannot explain a difference, over what it can."""
+    return float(((got.float() - expected).abs() / (expected.abs() * 2**-7 + 1e-6) - 1).max().clamp(min=0))
+
+
 def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Rotate the first halves and the second halves of what the angles cover."""
     half = angles.shape[-1]
@@ -99,4 +132,6 @@ if __name__ == "__main__":
         outcome[f"rotations {case}"] = rotations(*case)
     for case in itertools.product((1, 4), (-1, 70), (1, 264)):
         outcome[f"decoding {case}"] = decoding(*case)
+    for case in itertools.product((0, 1), (2, 3), (0, 2)):
+        outcome[f"sums {case}"] = sums(*case)
     print(json.dumps(outcome))
