@@ -8,6 +8,7 @@ import sys
 from ..lifeline import PARENT_VARIABLE, die_with_parent, end_parent_with_grandparent
 from ..protocol import SETTINGS_VARIABLE
 from ..settings import Settings
+from .stores import OWN_STORE_VARIABLE
 
 
 def run_agent() -> None:
@@ -20,9 +21,8 @@ def run_agent() -> None:
         die_with_parent()
         end_parent_with_grandparent()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    # Ranks that are started again would read addresses of dead ones: torch 2.11 lets all starts share one store and one
-    # set of keys (torch/distributed/rendezvous.py:189) unless the rendezvous keeps its store to itself.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    if "--nnodes 1 " not in " ".join(sys.argv):  # see stores.py
+        os.environ.setdefault(OWN_STORE_VARIABLE, "1")
     import torch
     from torch.distributed import run
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..lifeline import die_with_parent, name_process
 from ..protocol import REMOTE_FRONTEND_VARIABLE, SETTINGS_VARIABLE, Fatal, Ready
 from ..settings import Settings
+from . import stores
 from .uplink import Uplink
 
 
@@ -50,10 +51,11 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     uplink.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
     if on_cpu:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", **stores.of_this_start(dist))
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl", device_id=torch.device("cuda", int(os.environ["LOCAL_RANK"])))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl", device_id=device, **stores.of_this_start(dist))
     settings = _meet(dist, uplink)
 
     from .bus import Bus
