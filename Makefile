@@ -49,10 +49,11 @@ bench: environments
 	$(BASE)/bin/python -m bench
 
 # make bench-gpu  the same on GPUs, with GPUS=2 on two; STAGES="speed overhead" are some of them. TRGEN_RANK_PYTHON
-#                 names the Python of an environment of locks/megatron-gpu.txt
+#                 names the Python of an environment of locks/megatron-gpu.txt, TRGEN_NEMO_PYTHON that of NeMo's
 GPUS ?= 1
 bench-gpu: $(BASE)/.ready
-	$(BASE)/bin/python -m bench.gpu $(STAGES) --gpus $(GPUS) --rank-python $(TRGEN_RANK_PYTHON)
+	$(BASE)/bin/python -m bench.gpu $(STAGES) --gpus $(GPUS) --rank-python $(TRGEN_RANK_PYTHON) \
+	    $(if $(wildcard $(TRGEN_NEMO_PYTHON)),--nemo-python $(TRGEN_NEMO_PYTHON))
 
 # make lock   resolve the environments anew
 lock: $(UV)

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--shape", default="8b", help="8b, 1b or tiny: the model of the stage speed [default: 8b]")
     parser.add_argument("--layouts", help="of the stage speed, comma-separated [default: all that the GPUs allow]")
     parser.add_argument("--rank-python", default=sys.executable, help="the interpreter that has Megatron")
-    parser.add_argument("--nemo-python", help="the interpreter that has NeMo [default: no NeMo 2.0 checkpoints]")
+    parser.add_argument("--nemo-python", help="the interpreter that has NeMo [default: none of its checkpoints]")
     parser.add_argument("--tritonserver", help="the program [default: the one that trgen serve finds]")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / ".cache/bench/gpu", help="for checkpoints and logs")
     parser.add_argument("--name", default="gpu", help="the results' name: bench/results/NAME.json [default: gpu]")
