@@ -45,7 +45,7 @@ def drop(options: BuildOptions, checkpoint: Checkpoint) -> tuple[BuildOptions, l
         notes.append("--micro-batch-size has no effect: the engine forms its batch anew at every step.")
     if options.enable_flash_decode and not checkpoint.multimodal:
         notes.append(
-            "--enable-flash-decode has no effect: on a GPU the engine always decodes with paged FlashAttention."
+            "--enable-flash-decode has no effect: on a GPU the engine always decodes with kernels made for its cache."
         )
     if options.kv_cache_gib and options.kv_cache_fraction:
         notes.append("--kv-cache-fraction has no effect beside --kv-cache-gib.")
