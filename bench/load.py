@@ -16,6 +16,8 @@ from multiprocessing.synchronize import Barrier
 _CLIENTS_OF_A_PROCESS = 8
 _CORES_OF_A_PROCESS = 4
 """So many cores are left to the server for each process of clients."""
+_PATIENCE = 120.0
+"""Seconds that clients wait for the others to connect."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _closed_loop(url: str, clients: int, prompts: Sequence[str], max_length: Len
 def _processes(count: int) -> Executor:
     """Processes that begin together whenever each is given one thing to do."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, context, initializer=_remember, initargs=(context.Barrier(count),))
+    return ProcessPoolExecutor(count, context, initializer=_remember, initargs=(context.Barrier(count, timeout=_PATIENCE),))
 
 
 _together: Barrier | None = None
@@ -117,7 +119,7 @@ def _clients(
     """
     waiting = iter(asked)
     lock = threading.Lock()
-    start = threading.Barrier(clients + 1)
+    start = threading.Barrier(clients + 1, timeout=_PATIENCE)
 
     def ask_until_none_is_left() -> int:
         tokens = 0
