@@ -90,7 +90,8 @@ def _closed_loop(url: str, clients: int, prompts: Sequence[str], max_length: Len
 def _processes(count: int) -> Executor:
     """Processes that begin together whenever each is given one thing to do."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, context, initializer=_remember, initargs=(context.Barrier(count, timeout=_PATIENCE),))
+    together = context.Barrier(count, timeout=_PATIENCE)
+    return ProcessPoolExecutor(count, context, initializer=_remember, initargs=(together,))
 
 
 _together: Barrier | None = None
