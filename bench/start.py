@@ -28,9 +28,7 @@ def run(checkpoint: Path, rank_python: Path, trials: int | None) -> None:
         repository = build(checkpoint, Path(folder), rank_python)
         for trial in range(-1, trials):  # the first fills the page cache and does not count
             now = {
-                "bare": bare_load(repository.version_folder, repository.parameters()["CHECKPOINT"], rank_python)[
-                    "total"
-                ],
+                "bare": bare_load(repository, rank_python)["total"],
                 "engine": _engine(repository, rank_python),
                 "server": _server(repository),
             }
