@@ -21,16 +21,18 @@ def run_agent() -> None:
         die_with_parent()
         end_parent_with_grandparent()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    if "--nnodes 1 " not in " ".join(sys.argv):  # see stores.py
-        os.environ.setdefault(OWN_STORE_VARIABLE, "1")
     import torch
     from torch.distributed import run
 
+    arguments = [*sys.argv[1:], sys.argv[0]]
+    _, nodes = run.parse_min_max_nnodes(run.parse_args(arguments).nnodes)
+    if nodes > 1:  # see stores.py
+        os.environ.setdefault(OWN_STORE_VARIABLE, "1")
     if torch.cuda.is_available():  # which works in no process that was forked
-        run.main([*sys.argv[1:], sys.argv[0]])
+        run.main(arguments)
     else:
         _import_for_all_ranks()
-        run.main(["--run-path", "--start-method", "fork", *sys.argv[1:], sys.argv[0]])
+        run.main(["--run-path", "--start-method", "fork", *arguments])
 
 
 def _import_for_all_ranks() -> None:
