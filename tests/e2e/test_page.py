@@ -17,6 +17,7 @@ from tests.e2e.serving import Serving
 from trition_repo_gen.server import free_ports, running_server
 
 LONG = "Count from one to fifty."
+RATE = re.compile(r"^\d+(\.\d)?$")
 PATIENCE = 60_000  # milliseconds
 # Headless, and silent: Chromium would look for its maker's hosts.
 FLAGS = (
@@ -39,7 +40,7 @@ def answer(request):
     parts = messages[-1]["content"]
     given = read(request, "images")
     if given is None:
-        return "no image"
+        return "Nothing."
     images = json.loads(given) if given.startswith(b"[") else [given.decode()]
     assert [part["type"] for part in parts] == ["image"] * len(images) + ["text"], parts
     seen = []
@@ -175,7 +176,7 @@ def test_a_question_and_its_streamed_answer(page: Page, service: str) -> None:
     expect(page.get_by_role("status")).to_have_text("llama has answered.")
     expect(answer.locator(".text")).to_have_text("Yellow.")
     expect(answer.locator(".tokens")).to_have_text("9")
-    expect(answer.locator(".rate")).to_have_text(re.compile(r"^\d+(\.\d)?$"))
+    expect(answer.locator(".rate")).to_have_text(RATE)
     expect(answer.locator(".first")).to_have_text(re.compile(r"^\d+ ms$"))
     expect(page.get_by_label("Your question")).to_be_focused()
 
@@ -238,6 +239,14 @@ def test_images_are_dropped_and_chosen(page: Page, seeing: str) -> None:
     page.get_by_label("Add image").set_input_files({"name": "x.png", "mimeType": "image/png", "buffer": png(2, 3)})
     page.get_by_role("button", name="Remove x.png").click()
     expect(page.locator("#images")).to_be_hidden()
+
+
+def test_an_answer_in_one_piece_has_figures(page: Page, seeing: str) -> None:
+    page.goto(seeing)
+    expect(page.get_by_label("Model")).to_have_value("sees")
+    answer = ask(page, "What is it?")
+    expect(answer.locator(".text")).to_have_text("Nothing.")
+    expect(answer.locator(".rate")).to_have_text(RATE)
 
 
 def test_a_text_model_takes_no_image(page: Page, service: str) -> None:

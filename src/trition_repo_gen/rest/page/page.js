@@ -155,17 +155,20 @@ class Figures {
   count(tokens) {
     this.tokens = tokens;
     this.show();
+    // An answer that came in one piece leaves only the time since the question to divide by.
+    if (this.first !== null && this.last === this.first) this.showRate(tokens, this.first - this.started);
+  }
+
+  showRate(tokens, milliseconds) {
+    const rate = tokens / milliseconds * 1000;
+    this.values.rate.textContent = rate.toFixed(rate < 10 ? 1 : 0);
   }
 
   show() {
     this.values.tokens.textContent = this.tokens;
     if (this.first === null) return;
     this.values.first.textContent = `${Math.round(this.first - this.started)} ms`;
-    const seconds = (this.last - this.first) / 1000;
-    if (this.tokens > 1 && seconds > 0) {
-      const rate = (this.tokens - 1) / seconds;
-      this.values.rate.textContent = rate.toFixed(rate < 10 ? 1 : 0);
-    }
+    if (this.last > this.first) this.showRate(this.tokens - 1, this.last - this.first);
   }
 }
 
