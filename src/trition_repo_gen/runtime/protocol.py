@@ -173,8 +173,11 @@ _TYPES: dict[str, type[Any]] = {
 
 
 def encode(message: Any) -> bytes:
-    """Pack a message, or a list of messages and plain values."""
-    packed: bytes = msgpack.packb(message, default=_to_plain)
+    """Pack a message, or a list of messages and plain values.
+
+    Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes a question mark.
+    """
+    packed: bytes = msgpack.packb(message, default=_to_plain, unicode_errors="replace")
     return packed
 
 

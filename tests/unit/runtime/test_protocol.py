@@ -19,6 +19,10 @@ def test_messages_round_trip(message: object) -> None:
     assert decode(encode(message)) == message
 
 
+def test_half_a_character_does_not_stop_a_message() -> None:
+    assert decode(encode(Row(prompt="a", stop_words=["\ud800"]))).stop_words == ["?"]
+
+
 def test_a_row_is_greedy_with_top_k_1_or_temperature_0() -> None:
     assert Row(prompt="a").greedy
     assert Row(prompt="a", top_k=0, temperature=0.0).greedy

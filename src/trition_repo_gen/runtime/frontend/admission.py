@@ -129,8 +129,10 @@ class Admission:
         request.turn_away(sentence)
 
     def _turn_late_ones_away(self) -> None:
-        while not self._closed:
+        while True:
             with self._changed:
+                if self._closed:
+                    return
                 now = time.monotonic()
                 late = [request for request in self._waiting if request.patient_until <= now]
                 if not late:
@@ -142,3 +144,4 @@ class Admission:
                 self._observer.waiting(len(self._waiting))
             for request in late:
                 self._turn_away(request, "The server was full for as long as the request could wait; try again later.")
+            self.leave(0)  # those behind them may fit

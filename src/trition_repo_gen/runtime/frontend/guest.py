@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import zmq
 from ..lifeline import Guardian
 from ..mailbox import Mailbox
 from ..protocol import Cancel, Done, Refused, Row, decode, encode
+from ..sockets import Socket, new_socket
 from .ranks import OnOutcome, OnText
 from .sharing import Enter, Knock, Text, Welcome, socket_path, tombstone
 
@@ -96,8 +98,8 @@ class Guest:
         self._guardian.dismiss()
 
     def _run(self) -> None:
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
+        socket = new_socket(zmq.DEALER)
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # keep nothing for a host that is not there
         socket.connect(f"ipc://{self._path}")
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
@@ -107,15 +109,24 @@ class Guest:
             running = True
             while running:
                 if self._max_prompt_bytes is None and time.monotonic() - knocked >= _KNOCK_SECONDS:
-                    socket.send(encode(Knock()))
+                    _send(socket, Knock())
                     knocked = time.monotonic()
                 running = self._serve_events(socket)
         finally:
             self._refuse_all("The server is stopping.")
             socket.close()
 
-    def _serve_events(self, socket: "zmq.Socket[bytes]") -> bool:
-        for event, _ in self._poller.poll(round(_KNOCK_SECONDS * 1000) if self._max_prompt_bytes is None else None):
+    def _serve_events(self, socket: Socket) -> bool:
+        events = self._poller.poll(round(_KNOCK_SECONDS * 1000) if self._max_prompt_bytes is None else None)
+        try:
+            return self._handle_events(events, socket)
+        except Exception as error:  # a mistake of ours: nobody is to wait for what it lost
+            traceback.print_exc()
+            self._refuse_all(f"The thread that talks to model {self._model} broke: {error!r}.")
+            return True
+
+    def _handle_events(self, events: list[tuple[Any, int]], socket: Socket) -> bool:
+        for event, _ in events:
             if event is socket:
                 self._receive(socket)
             elif event == self._host:
@@ -126,7 +137,7 @@ class Guest:
             self._handle(command, socket)
         return True
 
-    def _receive(self, socket: "zmq.Socket[bytes]") -> None:
+    def _receive(self, socket: Socket) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 message = decode(socket.recv(zmq.NOBLOCK))
@@ -160,19 +171,25 @@ class Guest:
         self._log(f"model {self._model} is gone")
         self._refuse_all(f"Model {self._model} is gone; it is being waited for.")
 
-    def _handle(self, command: "tuple[Enter, _Guided] | Cancel", socket: "zmq.Socket[bytes]") -> None:
+    def _handle(self, command: "tuple[Enter, _Guided] | Cancel", socket: Socket) -> None:
         if isinstance(command, Cancel):
             if self._rows.pop(command.id, None) is not None:
-                socket.send(encode(command))
+                _send(socket, command)
             return
         request, row = command
         if self._max_prompt_bytes is None:
             row.on_outcome(Refused(request.id, "UNAVAILABLE", f"Model {self._model} is not there."))
             return
         self._rows[request.id] = row
-        socket.send(encode(request))
+        _send(socket, request)
 
     def _refuse_all(self, sentence: str) -> None:
         rows, self._rows = self._rows, {}
         for row_id, row in rows.items():
             row.on_outcome(Refused(row_id, "UNAVAILABLE", sentence))
+
+
+def _send(socket: Socket, message: Any) -> None:
+    """Send to the host if it is there. That it has ended its process descriptor tells."""
+    with contextlib.suppress(zmq.Again):
+        socket.send(encode(message), zmq.NOBLOCK)

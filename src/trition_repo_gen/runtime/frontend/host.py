@@ -8,6 +8,7 @@ from typing import Any
 import zmq
 
 from ..protocol import Cancel, Done, Refused, decode, encode
+from ..sockets import new_socket
 from .admission import Admission
 from .ending import EndsOnce
 from .errors import BadRequestError
@@ -61,8 +62,7 @@ class Host:
         tombstone(self._path).touch()
 
     def _open(self) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket = new_socket(zmq.ROUTER)
         self._socket.bind(f"ipc://{self._path}")
         self._ranks.read_too(self._socket, self._read)
 

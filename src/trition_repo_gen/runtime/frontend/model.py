@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from ..settings import Settings, SettingsError
 from .admission import Admission
-from .errors import BadRequestError
+from .errors import why_unreadable
 from .host import Host
 from .metrics import Metrics
 from .outbox import Outbox
@@ -66,9 +66,10 @@ class TritonPythonModel:
             try:
                 rows = read_rows(input_arrays(request), self._max_prompt_bytes, self._pictures)
                 priority = self._priorities.check(asked_priority(request))
-            except BadRequestError as error:
-                self._metrics.refused("INVALID_ARG")
-                send_error(sender, "INVALID_ARG", str(error))
+            except Exception as error:
+                kind, sentence = why_unreadable(error)
+                self._metrics.refused(kind)
+                send_error(sender, kind, sentence)
                 continue
             self._admission.enter(
                 PendingRequest(

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -31,6 +32,7 @@ from ..protocol import (
     encode,
 )
 from ..settings import Settings
+from ..sockets import Socket, new_socket
 from .launcher import Launcher, LaunchError
 from .metrics import Metrics
 
@@ -88,12 +90,14 @@ class Ranks:
         self._pending: dict[int, _Submission] = {}
         self._leaders: dict[bytes, _LeaderState] = {}
         self._up = False
-        self._sockets: dict[zmq.Socket[bytes], Callable[[], None]] = {}
+        self._sockets: dict[Socket, Callable[[], None]] = {}
         """Further sockets that the thread reads, and what does it."""
         self._known: dict[bytes, Hello] = {}
         """Ranks of the present start. A rank that outlives another for a moment is no longer one of them."""
         self._processes: dict[int, bytes | None] = {}
         """Process file descriptor → the rank's identity; None is torchrun."""
+        self._died = -1
+        """The newest start of which a rank has died."""
         self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
 
@@ -132,7 +136,7 @@ class Ranks:
         """Call `action` on the ranks' thread."""
         self._commands.put(action)
 
-    def read_too(self, socket: "zmq.Socket[bytes]", read: Callable[[], None]) -> None:
+    def read_too(self, socket: Socket, read: Callable[[], None]) -> None:
         """Have the ranks' thread call `read` when something comes on `socket`. To be called on that thread."""
         self._sockets[socket] = read
         self._poller.register(socket, zmq.POLLIN)
@@ -145,8 +149,7 @@ class Ranks:
     # The ranks' thread.
 
     def _run(self) -> None:
-        router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 0)
+        router = new_socket(zmq.ROUTER)
         try:
             router.bind(self._launcher.endpoint)
             self._poller = zmq.Poller()
@@ -169,20 +172,27 @@ class Ranks:
             self._launcher.stop()
             router.close()
 
-    def _listen_for_other_nodes(self, router: "zmq.Socket[bytes]") -> str | None:
+    def _listen_for_other_nodes(self, router: Socket) -> str | None:
         if self._settings.num_nodes == 1:
             return None
         address = f"tcp://{socket.gethostbyname(self._settings.rendezvous.rpartition(':')[0])}"
         return f"{address}:{router.bind_to_random_port(address)}"
 
-    def _serve_events(self, router: "zmq.Socket[bytes]") -> bool:
+    def _serve_events(self, router: Socket) -> bool:
         """Handle what has happened; return False when it is time to stop."""
-        for event, _ in self._poller.poll(self._milliseconds_left()):
-            if event is router:
-                self._receive(router)
-            elif event in self._sockets:
-                self._sockets[event]()
-            elif event == self._server:
+        events = [event for event, _ in self._poller.poll(self._milliseconds_left())]
+        try:
+            return self._handle_events(events, router)
+        except Exception as error:  # a mistake of ours: who comes from now on is refused and not kept waiting
+            traceback.print_exc()
+            self._fail(f"The thread that talks to the ranks broke: {error!r}.")
+            self._launcher.stop()
+            return True
+
+    def _handle_events(self, events: list[Any], router: Socket) -> bool:
+        # Deaths first: with them the messages of ranks that were started since may have come.
+        for event in sorted(events, key=lambda event: event not in self._processes):
+            if event == self._server:
                 # Killed. Triton's stub only looks whether its process id is taken, which it is until somebody reaps it.
                 self._launcher.stop()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -190,6 +200,10 @@ class Ranks:
                 identity = self._processes[event]
                 self._forget(event)
                 self._process_ended(identity)
+            elif event is router:
+                self._receive(router)
+            elif event in self._sockets:
+                self._sockets[event]()
         for command in self._commands.take_all():
             if command is None:
                 return False
@@ -207,7 +221,7 @@ class Ranks:
             return None
         return max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
 
-    def _receive(self, router: "zmq.Socket[bytes]") -> None:
+    def _receive(self, router: Socket) -> None:
         while True:
             try:
                 identity, frame = router.recv_multipart(zmq.NOBLOCK)
@@ -248,6 +262,8 @@ class Ranks:
             self._launcher.stop()
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
+        if hello.attempt <= self._died and self._settings.num_nodes == 1:
+            return  # torchrun is ending it; with several nodes starts are not always counted
         self._known[identity] = hello
         if hello.local:
             self._watch(hello.pid, identity)
@@ -275,6 +291,7 @@ class Ranks:
             self._rank_died(self._known[identity])
 
     def _rank_died(self, dead: Hello) -> None:
+        self._died = max(self._died, dead.attempt)
         # torchrun now ends the other ranks: that is no news.
         for descriptor in [fd for fd, other in self._processes.items() if other is not None]:
             self._forget(descriptor)
@@ -304,7 +321,7 @@ class Ranks:
         self._refuse_pending("UNAVAILABLE", sentence)
         self._settled.set()
 
-    def _handle(self, command: "_Submission | Cancel | Callable[[], None]", router: "zmq.Socket[bytes]") -> None:
+    def _handle(self, command: "_Submission | Cancel | Callable[[], None]", router: Socket) -> None:
         if callable(command):
             command()
             return

@@ -33,7 +33,11 @@ INPUTS = (
 """Names of the model's inputs. `max_batch_size` is what old clients send; nothing depends on it."""
 
 _MAX_INT = 2**31 - 1
-
+# Looked for at every token, while everybody's rows wait.
+_MOST_STOP_WORDS = 64
+_MOST_STOP_CHARACTERS = 256
+# Every token's are kept, sorted and sent.
+_MOST_TOP_LOGPROBS = 256
 
 _NEW_TOKENS = 256
 _NEW_TOKENS_MULTIMODAL = 50
@@ -82,7 +86,7 @@ def _read_row(values: Mapping[str, Any], max_prompt_bytes: int, pictures: Pictur
         seed=secrets.randbits(63) if seed is None else int(seed) & (2**63 - 1),
         repetition_penalty=_number(values, "repetition_penalty", 1.0, "above 0", lambda value: value > 0),
         log_probs=bool(values.get("compute_logprob", False)),
-        top_logprobs=_integer(values, "n_top_logprobs", 0, least=0),
+        top_logprobs=_integer(values, "n_top_logprobs", 0, least=0, most=_MOST_TOP_LOGPROBS),
         echo=bool(values.get("echo", False)),
         stop_words=_stop_words(values.get("stop_words")),
         min_length=_integer(values, "min_length", 0, least=0),
@@ -102,10 +106,10 @@ def _text(name: str, value: Any, limit: int) -> str:
         raise BadRequestError(f"{name} has a text that is not UTF-8 (byte {error.start}).") from None
 
 
-def _integer(values: Mapping[str, Any], name: str, default: int, *, least: int) -> int:
+def _integer(values: Mapping[str, Any], name: str, default: int, *, least: int, most: int = _MAX_INT) -> int:
     value = int(values.get(name, default))
-    if not least <= value <= _MAX_INT:
-        raise BadRequestError(f"{name} is {value}; it has to be {least} or more, and at most {_MAX_INT}.")
+    if not least <= value <= most:
+        raise BadRequestError(f"{name} is {value}; it has to be {least} or more, and at most {most}.")
     return value
 
 
@@ -121,8 +125,15 @@ def _stop_words(value: Any) -> list[str]:
         return []
     try:
         words = json.loads(value)
-    except (ValueError, UnicodeDecodeError):
-        raise BadRequestError('stop_words has to be a JSON list of texts such as ["\\n", "END"].') from None
-    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        # JSON can spell half a character, which no text has.
+        valid = isinstance(words, list) and all(isinstance(word, str) and word.encode() for word in words)
+    except (ValueError, RecursionError):
+        valid = False
+    if not valid:
         raise BadRequestError('stop_words has to be a JSON list of texts such as ["\\n", "END"], none of them empty.')
-    return words
+    if len(words) > _MOST_STOP_WORDS or any(len(word) > _MOST_STOP_CHARACTERS for word in words):
+        raise BadRequestError(
+            f"stop_words has {len(words)} texts, the longest of {max(map(len, words))} characters; "
+            f"send at most {_MOST_STOP_WORDS} of at most {_MOST_STOP_CHARACTERS}."
+        )
+    return list(words)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..protocol import Done, Refused, Row
 from ..settings import SettingsError, StreamSettings
 from .ending import OpenRequest
-from .errors import BadRequestError
+from .errors import BadRequestError, why_unreadable
 from .guest import Guest, HostGoneError
 from .outbox import Lane, Outbox
 from .pictures import PictureLimits
@@ -75,13 +75,14 @@ class GuestModel(ABC):
                 rows = self.read(input_arrays(request, self.inputs))
                 if len(rows) != 1:
                     raise BadRequestError(f"prompts has {len(rows)} rows; a streaming request has one.")
-            except BadRequestError as error:
-                send_error(sender, "INVALID_ARG", str(error))
+                priority = asked_priority(request)
+            except Exception as error:
+                send_error(sender, *why_unreadable(error))
                 continue
             _StreamingRequest(
                 self,
                 rows[0],
-                asked_priority(request),
+                priority,
                 sender,
                 request.requested_output_names(),
                 timeout=request.timeout() / 1e6 or math.inf,

@@ -78,10 +78,10 @@ class PictureEngine:
         """See `Engine.has_work`."""
         return bool(self._running or self._waiting)
 
-    def why_impossible(self, prompt_tokens: int, row: Row) -> str | None:
+    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
         """See `Engine.why_impossible`."""
         return why_impossible(
-            prompt_tokens,
+            prompt.tokens,
             row,
             max_sequence_length=self._max_sequence_length,
             vocab_size=self._vocab_size,

@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from ..protocol import RUN_FOLDER_VARIABLE, Row, decode, encode, register
+from ..sockets import Socket, new_socket
 from .text import Prompt
 from .topology import Group
 
@@ -60,16 +61,15 @@ class Bus:
     def __init__(self, group: Group, rank: int):
         import torch.distributed as dist
 
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.is_leader = rank == group.leader
         followers = len(group.ranks) - 1
         addresses: list[Any] = [None] * dist.get_world_size()
         own: tuple[str, str] | None = None
         if self.is_leader and followers:
             # XPUB hears of subscriptions, so that no plan is published before everybody listens.
-            self._plans = self._context.socket(zmq.XPUB)
+            self._plans = new_socket(zmq.XPUB)
             self._plans.setsockopt(zmq.XPUB_VERBOSE, 1)  # of all of them, though they are alike
-            self.reports = self._context.socket(zmq.PULL)
+            self.reports = new_socket(zmq.PULL)
             own = (_bind(self._plans, group, "plans"), _bind(self.reports, group, "reports"))
         dist.all_gather_object(addresses, own)
         if self.is_leader:
@@ -77,10 +77,10 @@ class Bus:
                 self._plans.recv()
         else:
             plans, reports = addresses[group.leader]
-            self._plans = self._context.socket(zmq.SUB)
+            self._plans = new_socket(zmq.SUB)
             self._plans.connect(plans)
             self._plans.subscribe(b"")
-            self.reports = self._context.socket(zmq.PUSH)
+            self.reports = new_socket(zmq.PUSH)
             self.reports.connect(reports)
         self._alone = followers == 0
 
@@ -109,7 +109,7 @@ class Bus:
         return messages
 
 
-def _bind(socket: "zmq.Socket[bytes]", group: Group, purpose: str) -> str:
+def _bind(socket: Socket, group: Group, purpose: str) -> str:
     if group.one_node:
         folder = Path(os.environ.get(RUN_FOLDER_VARIABLE) or tempfile.mkdtemp(prefix="trgen-"))
         address = f"ipc://{folder}/{purpose}-{group.index}-{os.getpid()}"

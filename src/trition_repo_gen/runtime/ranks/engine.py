@@ -96,10 +96,10 @@ class RankEngine:
         """Whether any row is running or waiting here."""
         return bool(self._engine.requests)
 
-    def why_impossible(self, prompt_tokens: int, row: Row) -> str | None:
+    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
         """See `Engine.why_impossible`."""
         return why_impossible(
-            prompt_tokens,
+            prompt.tokens,
             row,
             max_sequence_length=self.max_sequence_length,
             vocab_size=self.vocab_size,
@@ -216,16 +216,25 @@ class RankEngine:
         return [token for request in record.requests for token in request.generated_tokens]
 
     def _schedule(self) -> None:
-        """Let waiting rows into the next forward pass; no logits of an earlier one are waiting to be read."""
-        self._materialise_logits_for_prompts()
-        self._schedule_waiting()
+        """Let waiting rows into the next forward pass; no logits of an earlier one are waiting to be read.
 
-    def _materialise_logits_for_prompts(self) -> None:
-        """Compute logits of whole prompts in a pass where a waiting row asked for them, of last tokens otherwise."""
-        wanted = any(
-            not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
-            for request_id in self._engine.waiting_request_ids
-        )
+        A row that wants its prompt's log-probabilities joins without others: logits of all tokens of the pass are
+        computed then, and a vocabulary's worth of numbers for each of 16,384 tokens is more than a GPU has left.
+        """
+        waiting = self._engine.waiting_request_ids
+        wanting = [self._wants_prompt_logits(request_id) for request_id in waiting]
+        alone = wanting[:1] == [True]
+        considered = 1 if alone else [*wanting, True].index(True)
+        later = [waiting.pop() for _ in range(len(waiting) - considered)]
+        self._materialise_logits_for_prompts(alone)
+        self._schedule_waiting()
+        waiting.extend(reversed(later))
+
+    def _wants_prompt_logits(self, request_id: int) -> bool:
+        return not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
+
+    def _materialise_logits_for_prompts(self, wanted: bool) -> None:
+        """Compute logits of all tokens in the next pass, or of last tokens only."""
         self._context.config.materialize_only_last_token_logits = not wanted
         if wanted and self._engine.controller._enable_cuda_graph:
             # With CUDA graphs the controller copies logits into a buffer, which it has made for last tokens alone

@@ -1,6 +1,7 @@
 """What the serving loop asks of an engine, whatever model it runs."""
 
 from asyncio import AbstractEventLoop
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -62,7 +63,7 @@ class Engine(Protocol):
     def has_work(self) -> bool:
         """Whether any row is running or waiting here."""
 
-    def why_impossible(self, prompt_tokens: int, row: Row) -> str | None:
+    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
         """Return one sentence if such a row could never run, however long it waited."""
 
     def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
@@ -102,23 +103,29 @@ async def warm_up(engine: Engine, max_sequence_length: int) -> None:
         await engine.step()
 
 
-def why_impossible(prompt_tokens: int, row: Row, *, max_sequence_length: int, vocab_size: int, room: int) -> str | None:
+def why_impossible(
+    tokens: Sequence[int], row: Row, *, max_sequence_length: int, vocab_size: int, room: int
+) -> str | None:
     """Return one sentence if a row could never run.
 
     Args:
-        prompt_tokens: length of its prompt.
+        tokens: its prompt.
         row: how it is continued.
         max_sequence_length: tokens of prompt and answer together.
         vocab_size: tokens that there are.
         room: tokens that the KV cache holds for one row that has it alone.
     """
     limit = max_sequence_length
+    prompt_tokens = len(tokens)
     if prompt_tokens >= limit:
         return f"The prompt has {prompt_tokens} tokens, but this model takes {limit} with the answer; shorten it."
     if row.max_length > limit:
         return f"max_length is {row.max_length}; this model's sequences have at most {limit} tokens."
     if row.top_logprobs > vocab_size:
         return f"n_top_logprobs is {row.top_logprobs}; the vocabulary has {vocab_size} tokens."
+    if (strange := max(tokens)) >= vocab_size:
+        # Tokenizers may know more than the model: Gemma 3's has one for pictures, which its text models lack.
+        return f"The prompt has the token {strange}, which this model does not know; it knows {vocab_size}."
     if min(prompt_tokens + row.max_length, limit) > room:
         return f"Prompt and answer need room for {prompt_tokens + row.max_length} tokens; the KV cache has {room}."
     return None

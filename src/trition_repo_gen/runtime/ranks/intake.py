@@ -7,6 +7,7 @@ import zmq
 
 from ..mailbox import Mailbox
 from ..protocol import Cancel, Generate, Ready, decode, encode
+from ..sockets import Socket
 from .text import Prompt, PromptError, TextCodec
 from .uplink import Uplink
 
@@ -37,7 +38,7 @@ class Intake:
         inbox.send(encode(ready))
         threading.Thread(target=self._receive_forever, args=(inbox,), name="intake", daemon=True).start()
 
-    def also_wake_for(self, socket: "zmq.Socket[bytes]") -> None:
+    def also_wake_for(self, socket: Socket) -> None:
         """Let `collect` return when something comes on `socket`, too."""
         self._poller.register(socket, zmq.POLLIN)
 
@@ -51,7 +52,7 @@ class Intake:
             self._poller.poll()
         return list(self._arrivals.take_all())
 
-    def _receive_forever(self, inbox: "zmq.Socket[bytes]") -> None:
+    def _receive_forever(self, inbox: Socket) -> None:
         while True:
             message = decode(inbox.recv())
             if isinstance(message, Generate) and any(isinstance(image, str) for image in message.row.images):

@@ -36,7 +36,8 @@ def run() -> None:
         serving()
     except Exception:
         traceback.print_exc()  # a forked rank's is kept by torchrun, and the stub shows what was written
-        sys.exit(1)
+        sys.stderr.flush()
+        os._exit(1)  # at once: who waits for this rank learns of its death, not of threads that still fetch pictures
 
 
 def _start(rank: int, uplink: Uplink) -> Callable[[], None]:

@@ -74,9 +74,13 @@ class _RowText:
         for token in tokens:
             if self.stopped_at is not None:
                 break
+            before = len(self._stream.text)
             self._stream.push(token)
             self._tokens += 1
-            found = [at for word in self._admission.row.stop_words if (at := self._stream.text.find(word)) >= 0]
+            text = self._stream.text
+            # Only what ends in the new piece can be new.
+            starts = [(word, max(0, before - len(word) + 1)) for word in self._admission.row.stop_words]
+            found = [at for word, start in starts if (at := text.find(word, start)) >= 0]
             if found:
                 self.stopped_at = min(found)
                 self._kept_tokens = self._tokens
@@ -100,10 +104,11 @@ class _RowText:
         """Return how many characters at the end may turn out to begin a stop word."""
         most = 0
         for word in self._admission.row.stop_words:
-            for length in range(min(len(word) - 1, len(text)), most, -1):
-                if text.endswith(word[:length]):
-                    most = length
-                    break
+            at = text.find(word[0], max(0, len(text) - len(word) + 1))
+            while at >= 0 and not word.startswith(text[at:]):
+                at = text.find(word[0], at + 1)
+            if at >= 0:
+                most = max(most, len(text) - at)
         return most
 
     def answer(self, finished: Finished, reason: FinishReason) -> Answer:

@@ -47,7 +47,7 @@ class Leader:
             request, prompt = arrival
             if isinstance(prompt, PromptError):
                 self._uplink.send(Refused(request.id, "INVALID_ARG", str(prompt)))
-            elif sentence := self._engine.why_impossible(len(prompt.tokens), request.row):
+            elif sentence := self._engine.why_impossible(prompt, request.row):
                 self._uplink.send(Refused(request.id, "INVALID_ARG", sentence))
             else:
                 replica = min(self._load, key=lambda index: self._load[index])

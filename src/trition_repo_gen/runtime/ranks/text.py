@@ -101,7 +101,13 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Add a token; return what it adds to `text`, which may be nothing yet."""
-        piece = self._stream.step(self._backend, token) or ""
+        try:
+            piece = self._stream.step(self._backend, token) or ""
+        except Exception:  # tokenizers has no class for it
+            # Bytes that are no UTF-8: a decoder with byte fallback then spells those before differently as well
+            # (tokenizers 0.22, "Invalid prefix encountered"). What was said stays; go on from here.
+            self._stream = DecodeStream(skip_special_tokens=True)
+            piece = self._stream.step(self._backend, token) or ""
         self.text += piece
         return piece
 

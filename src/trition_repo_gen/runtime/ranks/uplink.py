@@ -7,6 +7,10 @@ from typing import Any
 import zmq
 
 from ..protocol import FRONTEND_VARIABLE, RUN_FOLDER_VARIABLE, Hello, Progress, encode
+from ..sockets import Socket, new_socket
+
+_LINGER = 1000
+"""Milliseconds."""
 
 
 class Uplink:
@@ -18,7 +22,7 @@ class Uplink:
     def __init__(self, rank: int):
         self._rank = rank
         self.identity = f"rank {rank} {uuid.uuid4().hex}".encode()
-        self._socket = _dealer()
+        self._socket = new_socket(zmq.DEALER, linger=_LINGER)
         self._socket.setsockopt(zmq.IDENTITY, self.identity)
         self._endpoint: str | None = None
         self._early: list[bytes] = []
@@ -47,10 +51,10 @@ class Uplink:
         for frame in early:
             self._socket.send(frame)
 
-    def open_inbox(self) -> "zmq.Socket[bytes]":
+    def open_inbox(self) -> Socket:
         """Return another connection to the stub, for a thread of its own: sockets are not to be shared."""
         assert self._endpoint is not None
-        inbox = _dealer()
+        inbox = new_socket(zmq.DEALER, linger=_LINGER)
         inbox.connect(self._endpoint)
         return inbox
 
@@ -67,10 +71,4 @@ class Uplink:
 
     def close(self) -> None:
         """Let what was sent leave, then close all of this process's sockets."""
-        zmq.Context.instance().destroy(linger=1000)
-
-
-def _dealer() -> "zmq.Socket[bytes]":
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 1000)  # milliseconds
-    return socket
+        zmq.Context.instance().destroy(linger=_LINGER)

@@ -129,6 +129,15 @@ def test_a_request_waits_no_longer_than_it_wants_to(
     assert drain(events) == ["patient in"]
 
 
+def test_those_behind_one_who_gave_up_go_in(two_places: Admission, request_: Make, events: "queue.Queue[str]") -> None:
+    two_places.enter(request_("small"))
+    two_places.enter(request_("large", places=2, patience=0.01))
+    two_places.enter(request_("patient"))
+    assert events.get() == "small in"
+    assert events.get(timeout=60).startswith("large away")
+    assert events.get(timeout=60) == "patient in"
+
+
 def test_who_waits_when_the_server_stops_is_told(request_: Make, events: "queue.Queue[str]") -> None:
     admission = Admission(places=1, max_waiting=0)
     for name in "abc":

@@ -75,7 +75,12 @@ def test_rows_without_a_seed_differ() -> None:
         ("repetition_penalty", column(FP32, 0), "repetition_penalty is 0.0; it has to be above 0"),
         ("n_top_logprobs", column(INT64, -1), "n_top_logprobs is -1"),
         ("stop_words", column(BYTES, b"END"), "stop_words has to be a JSON list"),
+        ("n_top_logprobs", column(INT64, 257), "n_top_logprobs is 257; it has to be 0 or more, and at most 256"),
         ("stop_words", column(BYTES, b'[""]'), "none of them empty"),
+        ("stop_words", column(BYTES, b'["\\ud800"]'), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b"[" * 100_000), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, json.dumps(["a"] * 65).encode()), "has 65 texts, .* at most 64 of at most 256"),
+        ("stop_words", column(BYTES, json.dumps(["a" * 257]).encode()), "the longest of 257 characters"),
         ("top_k", np.array([[1, 2]], dtype=INT64), "top_k has the shape \\[1, 2\\]; it has to be \\[1, 1\\]"),
     ],
 )

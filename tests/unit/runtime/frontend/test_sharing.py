@@ -1,6 +1,7 @@
 """A guest and its host over their socket, and what they leave behind."""
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -112,6 +113,71 @@ def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str,
         host.close()
         ranks.stop()
     assert not socket_path(os.getppid(), name, 1).exists()
+
+
+def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission: Admission) -> None:
+    many = 10_000  # far more than ZeroMQ keeps by itself
+    sent = threading.Event()
+
+    class Talker(Echo):
+        def submit(
+            self, row: Row, arrived: float, on_outcome: Callable[[Outcome], None], on_text: Callable[[str], None]
+        ) -> int:
+            def talk() -> None:
+                for _ in range(many):
+                    on_text("x")
+                on_outcome(DONE)
+                self.run_soon(sent.set)
+
+            self.run_soon(talk)
+            return 0
+
+    ranks = Talker()
+    host = Host(name, 1, ranks, Priorities(levels=1, default=1), patience=60)  # type: ignore[arg-type]
+    ranks.start()
+    host.let_in(admission, 1000)
+    guest = Guest(name, 1, print)
+    texts: list[str] = []
+    done = threading.Event()
+
+    def hear(text: str) -> None:
+        assert sent.wait(60)
+        texts.append(text)
+
+    try:
+        guest.start(timeout=60)
+        guest.submit(Row(prompt="Hello", stream=True), None, lambda outcome: done.set(), hear)
+        assert done.wait(60)
+        assert len(texts) == many
+    finally:
+        guest.stop()
+        host.close()
+        ranks.stop()
+
+
+def test_a_mistake_of_ours_leaves_nobody_waiting(name: str, admission: Admission) -> None:
+    ranks = Echo()
+    host = Host(name, 1, ranks, Priorities(levels=1, default=1), patience=60)  # type: ignore[arg-type]
+    ranks.start()
+    host.let_in(admission, 1000)
+    guest = Guest(name, 1, print)
+    outcomes: queue.Queue[Outcome] = queue.Queue()
+
+    def break_down(text: str) -> None:
+        raise ZeroDivisionError
+
+    try:
+        guest.start(timeout=60)
+        guest.submit(Row(prompt="Hello", stream=True), None, outcomes.put, break_down)
+        refused = outcomes.get(timeout=60)
+        assert isinstance(refused, Refused)
+        assert "broke: ZeroDivisionError()" in refused.message
+        guest.submit(Row(prompt="Hello"), None, outcomes.put, lambda text: None)
+        assert isinstance(outcomes.get(timeout=60), Done)
+    finally:
+        guest.stop()
+        host.close()
+        ranks.stop()
 
 
 def test_a_guest_whose_host_cannot_load_does_not_wait_for_it(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What test_sampling.py and test_text.py run in the ranks' environment; prints one JSON document.
+"""What test_sampling.py, test_text.py and others run in the ranks' environment; prints one JSON document.
 
 Usage: python drivers.py PACKAGE_FOLDER NAME [ARGUMENT ...]
 """
@@ -145,6 +145,80 @@ def text(folder: str) -> dict[str, object]:
         "chat": codec.encode(Row(prompt=json.dumps([{"role": "user", "content": "Hi"}]), chat=True)).text,
         "refusals": [refusal(prompt) for prompt in ("Hi", "[]", '["Hi"]', '{"role": "user"}')],
         "max_token_bytes": codec.max_token_bytes(),
+    }
+
+
+def byte_fallback() -> dict[str, object]:
+    """Stream bytes that are no text, with a tokenizer that spells what it does not know in bytes, as Llama 2's does."""
+    from runtime.ranks.text import TextCodec
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "b": 257}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    stream = TextCodec(PreTrainedTokenizerFast(tokenizer_object=tokenizer)).stream()
+    tokens = [256, 0x0A, 0xF0, 257, *"🙂".encode(), 256]
+    return {"pieces": [stream.push(token) for token in tokens], "text": stream.text}
+
+
+def stop_words(folder: str) -> dict[str, object]:
+    """Stream answers of few letters; compare with a search of the whole text after every token."""
+    import random
+
+    from runtime.protocol import Deltas, Done, Row
+    from runtime.ranks.bus import Admission
+    from runtime.ranks.engine_api import Finished, StepResult
+    from runtime.ranks.replies import Replies
+    from runtime.ranks.text import Prompt, TextCodec
+    from transformers import AutoTokenizer
+
+    codec = TextCodec(AutoTokenizer.from_pretrained(folder))
+    choose = random.Random(0)
+    wrong, stopped = [], 0
+    for row_id in range(2000):
+        words = ["".join(choose.choices("ab", k=choose.randint(1, 5))) for _ in range(choose.randint(1, 3))]
+        tokens = codec.encode(Row(prompt="".join(choose.choices("abc", k=12)))).tokens
+        replies = Replies(codec, eos_ids=[])
+        replies.add(Admission(row_id, 0, Row(prompt="", stream=True, stop_words=words), Prompt("", [1])))
+        told = ""
+        for end, token in enumerate(tokens, 1):
+            finished = {row_id: Finished(tokens=tokens[:end], out_of_tokens=True)} if end == len(tokens) else {}
+            messages = replies.after_step(StepResult(finished, {row_id: [token]}))
+            told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
+        (done,) = (message for message in messages if isinstance(message, Done))
+        text = codec.decode(tokens)
+        ends = [at for end in range(1, len(tokens) + 1) for at in [first(codec.decode(tokens[:end]), words)] if at >= 0]
+        stopped += bool(ends)
+        expected = text[: ends[0]] if ends else text
+        if (done.answer.text, told + done.rest, done.answer.finish_reason) != (
+            *(expected, expected),
+            "stop" if ends else "length",
+        ):
+            wrong.append([words, text, told, done.rest])
+    return {"wrong": wrong, "stopped": stopped}
+
+
+def first(text: str, words: list[str]) -> int:
+    """Return where the first of `words` begins in `text`, -1 if there is none."""
+    return min((at for word in words if (at := text.find(word)) >= 0), default=-1)
+
+
+def refusals() -> dict[str, object]:
+    """Ask which rows could never run."""
+    from runtime.protocol import Row
+    from runtime.ranks.engine_api import why_impossible
+
+    cases = {
+        "fits": ([1, 2, 99], Row(prompt="", max_length=5)),
+        "unknown token": ([1, 100], Row(prompt="", max_length=5)),
+        "long prompt": ([1] * 50, Row(prompt="", max_length=5)),
+        "long answer": ([1], Row(prompt="", max_length=51)),
+        "no room": ([1] * 30, Row(prompt="", max_length=11)),
+    }
+    return {
+        name: why_impossible(tokens, row, max_sequence_length=50, vocab_size=100, room=40)
+        for name, (tokens, row) in cases.items()
     }
 
 

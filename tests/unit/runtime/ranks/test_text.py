@@ -28,3 +28,10 @@ def test_messages_go_through_the_chat_template(outcome: Any) -> None:
 
 def test_what_is_no_list_of_messages_is_refused(outcome: Any) -> None:
     assert all("JSON list of messages" in refusal for refusal in outcome["refusals"])
+
+
+def test_bytes_that_are_no_text_do_not_end_a_stream(in_megatron: Callable[..., Any]) -> None:
+    outcome = in_megatron(__file__, "drivers.py", "byte_fallback")
+    assert outcome["text"] == "".join(outcome["pieces"])
+    assert outcome["text"].startswith("a\n")
+    assert outcome["text"].endswith("b🙂a")
