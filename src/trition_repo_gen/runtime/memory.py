@@ -20,6 +20,8 @@ _LEAST_STEP_TOKENS = 16384
 """Megatron Core's own default of `max_tokens`."""
 _BYTES_PER_LOGIT = 48
 """While rows are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
+GATHERED_TOKENS = 2**16
+"""Tokens of the cache whose keys and values are copied together where models read pictures, unless one row has more."""
 _PICTURE_TOKEN = 4 * (3 * 1280 + 4 * 5120)
 """Numbers of a picture's token in the vision tower: 4 patches of at most 1280, in Qwen's feed-forward network 5120."""
 
@@ -66,7 +68,16 @@ def working_bytes(sizes: ModelSizes, settings: Settings) -> int:
     activations = tokens_per_step(settings) * _token_bytes(sizes, settings)
     logits = settings.max_requests * sizes.vocab_size * _BYTES_PER_LOGIT
     graphs = _CUDA_GRAPH_BYTES if settings.enable_cuda_graphs else 0
-    return activations + logits + graphs + _WORKSPACE_BYTES
+    return activations + logits + graphs + _gathered_bytes(sizes, settings) + _WORKSPACE_BYTES
+
+
+def _gathered_bytes(sizes: ModelSizes, settings: Settings) -> int:
+    """Return what copies of cached keys and values take, of one layer, which the next one reuses."""
+    if not settings.multimodal:
+        return 0
+    heads = -(-(sizes.num_query_groups or sizes.num_attention_heads) // settings.tensor_parallel_size)
+    tokens = max(GATHERED_TOKENS, settings.max_sequence_length)
+    return 2 * tokens * heads * sizes.kv_channels * item_size(settings.params_dtype)
 
 
 def _token_bytes(sizes: ModelSizes, settings: Settings) -> int:

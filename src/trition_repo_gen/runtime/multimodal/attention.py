@@ -6,12 +6,14 @@ this one there, a model class whose `forward` knows nothing of a cache decodes w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..memory import GATHERED_TOKENS
+from ..row_batches import batches
 from .kv_cache import KVCache
 
 
@@ -41,6 +43,8 @@ class Batch:
         """int64[tokens]: where each token's key and value go."""
         self.prompts: list[slice] = []
         """Tokens of the step that attend to one another."""
+        self.decoding: list[Decoding] = []
+        """Tokens that attend to what is cached."""
         singles: list[Span] = []
         indices: list[int] = []
         begin = 0
@@ -51,20 +55,32 @@ class Batch:
                 indices.append(begin)
                 singles.append(span)
             begin += len(span)
-        self.singles: Tensor | None = None
-        """int64[rows]: tokens that attend to what is cached."""
-        if not singles:
-            return
-        self.singles = torch.tensor(indices, device=device)
-        longest = max(span.stop for span in singles)
-        read = torch.zeros(len(singles), longest, dtype=torch.int64)
-        for index, span in enumerate(singles):
+        for batch in batches([span.stop for span in singles], GATHERED_TOKENS):
+            where = torch.tensor([indices[index] for index in batch], device=device)
+            self.decoding.append(Decoding.of([singles[index] for index in batch], where, cache, device))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Rows with one token each, of similar lengths: copies of their keys and values are padded to the longest."""
+
+    tokens: Tensor
+    """int64[rows]: which of the step's."""
+    read: Tensor
+    """int64[rows, longest]: what each row attends to, then anything."""
+    visible: Tensor
+    """bool[rows, 1, 1, longest]"""
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], tokens: Tensor, cache: KVCache, device: torch.device) -> Self:
+        """Find where the rows' keys are."""
+        longest = max(span.stop for span in spans)
+        read = torch.zeros(len(spans), longest, dtype=torch.int64)
+        for index, span in enumerate(spans):
             read[index, : span.stop] = cache.places(span.request_id, 0, span.stop)
-        self.read = read.to(device)
-        """int64[rows, longest]: what each row attends to, then anything."""
-        lengths = torch.tensor([span.stop for span in singles])[:, None]
-        self.visible = (torch.arange(longest) < lengths)[:, None, None].to(device)
-        """bool[rows, 1, 1, longest]"""
+        lengths = torch.tensor([span.stop for span in spans])[:, None]
+        visible = (torch.arange(longest) < lengths)[:, None, None]
+        return cls(tokens, read.to(device), visible.to(device))
 
 
 class CachedAttention(torch.nn.Module):  # type: ignore[misc]
@@ -103,8 +119,8 @@ class CachedAttention(torch.nn.Module):  # type: ignore[misc]
         out = torch.empty_like(q)
         for prompt in batch.prompts:
             out[prompt] = self._within(q[prompt], k[prompt], v[prompt])
-        if batch.singles is not None:
-            out[batch.singles] = self._to_cached(q[batch.singles], keys[batch.read], values[batch.read], batch.visible)
+        for rows in batch.decoding:
+            out[rows.tokens] = self._to_cached(q[rows.tokens], keys[rows.read], values[rows.read], rows.visible)
         return out.flatten(1).unsqueeze(1)
 
     def _within(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

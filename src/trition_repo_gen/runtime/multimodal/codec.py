@@ -11,6 +11,7 @@ from ..image_urls import ImageUrlError
 from ..protocol import Row
 from ..ranks.text import Pictures, Prompt, PromptError, TextCodec, messages_of
 from .images import open_image
+from .positions import positions_of
 
 
 class PictureCodec(TextCodec):
@@ -28,6 +29,7 @@ class PictureCodec(TextCodec):
         self._max_pixels = max_pixels
         self._fetch = fetch
         self._mark: str = processor.image_token
+        self._image_token = int(processor.tokenizer.convert_tokens_to_ids(self._mark))
 
     def encode(self, row: Row) -> Prompt:
         """Return the row's prompt and its pictures' patches.
@@ -76,12 +78,14 @@ class PictureCodec(TextCodec):
             features = self._processor(text=[text], images=images, return_tensors="pt")
         except ValueError as error:  # such as a picture two hundred times as long as wide
             raise PromptError(f"The model's processor refuses these pictures: {error}.") from None
+        tokens, grids = features["input_ids"][0].tolist(), features["image_grid_thw"].tolist()
+        try:
+            # Processors of transformers 4 take the text <|placeholder|> for places of their own.
+            positions_of(tokens, grids, self._image_token, self._processor.image_processor.merge_size)
+        except ValueError as error:
+            raise PromptError(f"Prompt and pictures do not belong together: {error}.") from None
         patches = features["pixel_values"].float().contiguous().numpy()
-        return Prompt(
-            text,
-            features["input_ids"][0].tolist(),
-            Pictures(patches.tobytes(), patches.shape[1], features["image_grid_thw"].tolist()),
-        )
+        return Prompt(text, tokens, Pictures(patches.tobytes(), patches.shape[1], grids))
 
 
 def _with_pictures(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

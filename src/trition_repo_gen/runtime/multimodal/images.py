@@ -8,6 +8,9 @@ from PIL import Image, ImageOps
 from ..ranks.text import PromptError
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_SCAN = b"\xff\xda"
+_MOST_SCANS = 100
+"""Of a progressive JPEG: encoders make about ten, and each is decoded over the whole picture, however short it is."""
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
@@ -26,6 +29,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.format == "JPEG" and data.count(_SCAN) > _MOST_SCANS:
+            raise ValueError(f"more than {_MOST_SCANS} scans")
         width, height = image.size
         if width * height <= max_pixels:
             return _in_rgb(ImageOps.exif_transpose(image))

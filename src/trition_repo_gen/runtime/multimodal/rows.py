@@ -1,6 +1,6 @@
 """A row from its admission to its end."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..protocol import Row
 from ..ranks.engine_api import Finished
@@ -74,6 +74,7 @@ class RunningRow:
         """Add what a step brought."""
         if not self.tokens:
             self.first_token = now
+            self.prompt = replace(self.prompt, pictures=None)  # megabytes that no later step looks at
         self.tokens.append(chosen.token)
         self._log_probs.chosen.extend(chosen.log_probs.chosen)
         self._log_probs.top.extend(chosen.log_probs.top)

@@ -173,7 +173,8 @@ def gumbel_noise(keys: Tensor, size: int) -> Tensor:
     """
     columns = torch.arange(1, size + 1, device=keys.device)
     mixed = _mix(keys + columns * _signed(_GOLDEN))
-    uniform = (((mixed >> 40) & 0xFFFFFF).float() + 0.5) / (1 << 24)
+    # The largest of 2**24 numbers rounds to 1 in float32, which would make its column's noise infinite.
+    uniform = ((((mixed >> 40) & 0xFFFFFF).float() + 0.5) / (1 << 24)).clamp_(max=1 - 2**-24)
     return -torch.log(-torch.log(uniform))
 
 

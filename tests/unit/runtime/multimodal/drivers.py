@@ -67,7 +67,7 @@ def cache() -> dict[str, Any]:
 
     torch.manual_seed(0)
     heads, groups, size = 4, 2, 8
-    lengths = {1: 70, 2: 5, 3: BLOCK_SIZE}
+    lengths = {1: 200, 2: 5, 3: BLOCK_SIZE}  # the first is too long to be padded to with the others
     q, k, v = (
         {row: torch.randn(length + 2, count, size) for row, length in lengths.items()}
         for count in (heads, groups, groups)
@@ -90,9 +90,9 @@ def cache() -> dict[str, Any]:
         out = scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
         return out[0].transpose(0, 1).flatten(1)[span.start :]
 
-    outputs = step(Span(1, 0, 70))
-    outputs |= step(Span(1, 70, 71), Span(2, 0, 5))  # a prompt joins while another row decodes
-    outputs |= step(Span(2, 5, 6), Span(3, 0, BLOCK_SIZE), Span(1, 71, 72))
+    outputs = step(Span(1, 0, 200))
+    outputs |= step(Span(1, 200, 201), Span(2, 0, 5))  # a prompt joins while another row decodes
+    outputs |= step(Span(2, 5, 6), Span(3, 0, BLOCK_SIZE), Span(1, 201, 202))
     outputs |= step(Span(3, BLOCK_SIZE, BLOCK_SIZE + 1), Span(2, 6, 7))
     distance = max(float((out - dense(span)).abs().max()) for span, out in outputs.items())
     memory.give_back(1)
@@ -122,6 +122,9 @@ def images() -> dict[str, Any]:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(30_001 * 10))) + chunk(b"IEND", b"")
     half = encoded(Image.effect_noise((64, 64), 50), "PNG")
+    progressive = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG", progressive=True)
+    last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    endless = progressive[:-2] + last_scan * 200 + progressive[-2:]
 
     def refusal(data: bytes) -> str:
         try:
@@ -137,6 +140,8 @@ def images() -> dict[str, Any]:
         "kinds": [(image.mode, image.size) for image in kinds],
         "transparent": transparent.getpixel((0, 0)),
         "turned": turned.size,
+        "progressive": refusal(progressive),
+        "endless": refusal(endless),
         "refused": [refusal(data) for data in (bomb, half[: len(half) // 2], b"", b"%PDF-1.7", b"\x00" * 1000)],
     }
 

@@ -19,7 +19,7 @@ def test_cached_attention_is_dense_attention_whoever_joins(in_megatron: Callable
     outcome = in_megatron(__file__, "drivers.py", "cache")
     assert outcome["distance"] < 1e-5
     assert outcome["room"] == 8
-    assert outcome["usage"] == 5 / 8  # two blocks, one, and two
+    assert outcome["usage"] == 7 / 8  # four blocks, one, and two
     assert outcome["fits"] == [True, False]
     assert outcome["empty"] == 0
 
@@ -33,6 +33,11 @@ def test_every_format_becomes_upright_rgb(pictures: Any) -> None:
     assert pictures["kinds"] == [["RGB", [30, 20]]] * 5
     assert pictures["transparent"] == [255, 255, 255]
     assert pictures["turned"] == [20, 30]
+
+
+def test_a_picture_that_takes_hours_to_decode_is_refused(pictures: Any) -> None:
+    assert pictures["progressive"] == "opened"
+    assert "more than 100 scans" in pictures["endless"]
 
 
 def test_hostile_and_broken_pictures_are_refused_in_a_sentence(pictures: Any) -> None:

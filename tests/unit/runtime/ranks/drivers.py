@@ -18,6 +18,7 @@ def sampling() -> dict[str, object]:
         cpu.install()
     from runtime.protocol import Row
     from runtime.ranks.core_sampling import RowSampling
+    from runtime.ranks.sampling import gumbel_noise
     from transformers import (
         LogitsProcessorList,
         MinNewTokensLengthLogitsProcessor,
@@ -103,11 +104,18 @@ def sampling() -> dict[str, object]:
         expected.append(int(scores.argmax()))
         kept += step(held_back, [0], values)
 
+    # One in 16 million numbers is the largest of them, which must not count as infinitely likely.
+    noise_is_finite = all(
+        bool(gumbel_noise(torch.arange(begin, begin + 50)[:, None], 131_072).isfinite().all())
+        for begin in range(0, 400, 50)
+    )
+
     greedy = Row(prompt="", repetition_penalty=50.0)
     penalised = sampler_with({0: greedy})
     flat = torch.linspace(1.0, 2.0, padded)[None]
     return {
         "outside": outside,
+        "noise_is_finite": noise_is_finite,
         "distance": distance,
         "alone": alone_tokens,
         "together": together_tokens,

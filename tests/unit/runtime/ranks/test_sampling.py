@@ -18,6 +18,10 @@ def test_tokens_follow_the_distribution_of_hugging_face(outcome: Any) -> None:
     assert all(distance < 0.07 for distance in outcome["distance"]), outcome["distance"]
 
 
+def test_no_token_of_a_large_vocabulary_is_drawn_for_certain(outcome: Any) -> None:
+    assert outcome["noise_is_finite"]
+
+
 def test_ends_are_held_back_as_long_as_hugging_face_does(outcome: Any) -> None:
     kept, expected, is_end = outcome["held_back"]
     assert kept == expected
