@@ -120,6 +120,11 @@ def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> 
                 f"{iteration} holds a model with attention sinks (softmax_type {softmax}), as GPT-OSS has; such models "
                 "are not served, because their answers here were not those of Hugging Face."
             )
+        if cap := config["model"].get("attn_logit_softcapping"):
+            raise CheckpointError(
+                f"{iteration} holds a model that caps its attention's logits (attn_logit_softcapping {cap}), as Gemma "
+                "2 does; such models are not served, because the engine's paged attention does not cap them."
+            )
         return None
     family = families.MEGATRON_BRIDGE.get(provider, Family(provider, "it is not known here"))
     if not family.served:

@@ -21,6 +21,16 @@ def is_on(switch: Switch, *, on_gpu: bool) -> bool:
     return switch == "on" or (switch == "auto" and on_gpu)
 
 
+def cuda_graphs_obstacle(*, stages: int, experts: int) -> str | None:
+    """Return what a layout or a model has that keeps decoding steps from being recorded as CUDA graphs.
+
+    A stage after the first reads its input from memory that is another's at the next step (megatron-core 0.19.2,
+    transformer_block.py:576, `input_tensor`); the exchange of tokens between experts asks the host how many there are
+    (moe/token_dispatcher.py, `preprocess`).
+    """
+    return "more than one pipeline stage" if stages > 1 else "a mixture of experts" if experts else None
+
+
 class SettingsError(ValueError):
     """A parameter of config.pbtxt is missing, unknown or of the wrong type."""
 

@@ -202,6 +202,7 @@ class TestHalfWritten:
             r"of models of text only decoders are served",
         ),
         ({"softmax_type": "learnable"}, r"holds a model with attention sinks \(softmax_type learnable\)"),
+        ({"attn_logit_softcapping": 50.0}, r"caps its attention's logits \(attn_logit_softcapping 50\.0\)"),
         ({"vision_config": {}}, r"is a GPTModelProvider model, which is not served: it is not known here"),
         ({"sections": {"checkpoint": {"ckpt_format": "fsdp_dtensor"}}}, r"was saved as fsdp_dtensor; save it with"),
         ({"sections": {"peft": {"_target_": "megatron.bridge.peft.lora.LoRA"}}}, r"holds a LoRA adapter without its"),

@@ -42,6 +42,34 @@ def choose(config: Any) -> str:
     return f"FlashAttention {version}"
 
 
+def require_paged(model: torch.nn.Module) -> None:
+    """Refuse layers whose attention is more than what the engine computes over its cache.
+
+    Megatron Core's engine hands queries, keys and values to FlashAttention itself and never calls a layer's
+    `core_attention` (megatron-core 0.19.2, core/transformer/attention.py, `flash_decode_and_prefill`): what a family's
+    own class does there, such as capping logits or other windows, would be missing without a word. Another scale is all
+    that can be told, as an attribute that this method looks for.
+
+    Raises:
+        LoadError: a layer has an attention of its family's own.
+    """
+    from megatron.core.extensions.transformer_engine import TEDotProductAttention
+    from megatron.core.transformer.attention import SelfAttention
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
+
+    for layer in model.modules():
+        if not isinstance(layer, SelfAttention):
+            continue
+        kind = type(layer.core_attention)
+        if kind not in (TEDotProductAttention, DotProductAttention):
+            raise LoadError(
+                f"The model's layers compute attention by {kind.__name__}, which the engine's paged attention does not "
+                "do; such models are not served."
+            )
+        if layer.config.softmax_scale is not None:
+            layer.softmax_scale = layer.config.softmax_scale
+
+
 def _newest(architecture: int, *, fa4: bool, fa3: bool, fa2: bool) -> int | None:
     """Return the generation to use on a GPU of SM `architecture`.x, or None.
 

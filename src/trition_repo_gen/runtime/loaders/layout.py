@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..settings import Settings
+from ..settings import Settings, cuda_graphs_obstacle
 from .errors import LoadError
 
 # What a training run may have left on and serving has no use for: kernels that need Apex or user buffers, activation
@@ -48,6 +48,10 @@ def apply(config: Any, settings: Settings) -> None:
     config.perform_initialization = False
     if getattr(config, "multi_latent_attention", False):
         config.cache_mla_latents = True  # the dynamic engine pages nothing else for multi-latent attention
+    if getattr(config, "num_moe_experts", None):
+        # The others gather equal parts, which expert-parallel ranks do not have, or need DeepEP.
+        config.moe_token_dispatcher_type = "alltoall"
+        config.moe_enable_deepep = False
     _set_cuda_graphs(config, settings.enable_cuda_graphs)
 
 
@@ -108,6 +112,9 @@ def check(config: Any, settings: Settings) -> None:
     if config.sequence_parallel and getattr(config, "multi_latent_attention", False):
         # core/transformer/multi_latent_attention.py:820 joins latents of a part of the sequence to keys of all of it.
         raise LoadError("SEQUENCE_PARALLEL is true; for multi-latent attention Megatron Core 0.19 needs it false.")
+    obstacle = cuda_graphs_obstacle(stages=settings.pipeline_parallel_size, experts=config.num_moe_experts or 0)
+    if settings.enable_cuda_graphs and obstacle:
+        raise LoadError(f"ENABLE_CUDA_GRAPHS is true; {obstacle} needs it false.")
     world, dense = dist.get_world_size(), settings.model_parallel_size
     if world % dense:
         raise LoadError(f"{world} ranks were started, but one replica needs {dense}; start a multiple of {dense}.")

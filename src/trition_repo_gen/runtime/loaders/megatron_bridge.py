@@ -62,6 +62,7 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
         raise LoadError("FUSED_LAYERS is on, but this rank has no GPU; set it to auto.")
     words = tokenizer.load(Path(settings.checkpoint), settings.tokenizer)
     model, config = build(settings, device_is_cpu=device_is_cpu, progress=progress)
+    attention_kernels.require_paged(model)
     if fused:
         from ..fused.layers import fuse
 

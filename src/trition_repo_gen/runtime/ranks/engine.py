@@ -73,6 +73,10 @@ class RankEngine:
         # the coordinator it does not (dynamic_engine.py, async_bookkeep).
         self._engine.use_coordinator = True
         self._engine.is_mp_coordinator = False
+        # With CUDA graphs the controller copies each step's logits into a buffer that it has made for last tokens, and
+        # nothing that was recorded reads it (megatron-core 0.19.2, text_generation_controller.py:319 and :857).
+        assert controller._enable_cuda_graph is (config.cuda_graph_impl == "local")
+        controller._enable_cuda_graph, controller._all_logits_cuda = False, None
         # The engine would refuse rows that ask for their prompt's log-probabilities; `step` has them computed.
         self._engine.materialize_only_last_token_logits = False
 
@@ -226,23 +230,12 @@ class RankEngine:
         alone = wanting[:1] == [True]
         considered = 1 if alone else [*wanting, True].index(True)
         later = [waiting.pop() for _ in range(len(waiting) - considered)]
-        self._materialise_logits_for_prompts(alone)
+        self._context.config.materialize_only_last_token_logits = not alone
         self._schedule_waiting()
         waiting.extend(reversed(later))
 
     def _wants_prompt_logits(self, request_id: int) -> bool:
         return not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
-
-    def _materialise_logits_for_prompts(self, wanted: bool) -> None:
-        """Compute logits of all tokens in the next pass, or of last tokens only."""
-        self._context.config.materialize_only_last_token_logits = not wanted
-        if wanted and self._engine.controller._enable_cuda_graph:
-            # With CUDA graphs the controller copies logits into a buffer, which it has made for last tokens alone
-            # (megatron-core 0.19.2, text_generation_controller.py:332 and :856).
-            buffer = self._engine.controller._all_logits_cuda
-            if buffer.shape[1] < self._context.max_tokens:
-                shape = (1, self._context.max_tokens, buffer.shape[2])
-                self._engine.controller._all_logits_cuda = buffer.new_zeros(shape)
 
 
 def _merged(record: DynamicInferenceRequestRecord) -> DynamicInferenceRequest:

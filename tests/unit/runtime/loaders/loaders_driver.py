@@ -134,6 +134,25 @@ def without_our_filter(checkpoint: Path) -> str:
         module.checked = original
 
 
+def own_attention(model: Any) -> tuple[str, list[float | None]]:
+    """Return the refusal of a family's own core attention, and a layer's scale before and after one is asked for."""
+    from runtime.loaders.attention_kernels import require_paged
+
+    attention = model.decoder.layers[0].self_attention
+    scales = [getattr(attention, "softmax_scale", None)]
+    attention.config.softmax_scale = 0.5
+    require_paged(model)
+    scales.append(attention.softmax_scale)
+    attention.core_attention = type("Capped", (type(attention.core_attention),), {})(
+        *(attention.config, 1, None, "self"), softmax_scale=1.0
+    )
+    try:
+        require_paged(model)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", scales
+    return "no error", scales
+
+
 def main(tokenizer: Path, out: Path) -> dict[str, Any]:
     from runtime import cpu
 
@@ -184,7 +203,9 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
         "broken tokenizer": refusal(broken),
         "too few ranks": refusal(plain, tensor_parallel_size=2),
         "fused without a GPU": refusal(plain, fused_layers="on"),
+        "graphs of stages": refusal(plain, pipeline_parallel_size=2, enable_cuda_graphs=True),
     }
+    result["refusals"]["attention of its own"], result["scales"] = own_attention(load(plain)[0].model)
     result["path gone"] = same(load(gone)[0], reference)
     result["other tokenizer"] = len(load(bare, tokenizer=str(tokenizer))[0].tokenizer)
     result["dtypes"] = {}

@@ -82,6 +82,8 @@ def test_a_path_that_is_gone_does_not_matter(outcome: Any) -> None:
         ("broken tokenizer", "set the parameter TOKENIZER to"),
         ("latents in parts", "SEQUENCE_PARALLEL is true; for multi-latent attention"),
         ("fused without a GPU", "FUSED_LAYERS is on, but this rank has no GPU; set it to auto."),
+        ("graphs of stages", "ENABLE_CUDA_GRAPHS is true; more than one pipeline stage needs it false."),
+        ("attention of its own", "compute attention by Capped, which the engine's paged attention does not do"),
         ("too few ranks", "1 ranks were started, but one replica needs 2; start a multiple of 2."),
     ],
 )
@@ -101,3 +103,7 @@ def test_latents_have_blocks_of_64(outcome: Any) -> None:
 
 def test_megatron_core_is_mended_once(outcome: Any) -> None:
     assert outcome["fixes"] == [True, True, False]
+
+
+def test_a_models_own_scale_reaches_the_engine(outcome: Any) -> None:
+    assert outcome["scales"] == [None, 0.5]
