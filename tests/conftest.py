@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ CHECKOUT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment() -> None:
-    """No test may depend on what a model hub answers, or on the interpreter that the caller prefers for ranks."""
+    """No test may depend on what a model hub answers, or on what its caller prefers for ranks or ignores (nohup)."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     os.environ.pop("TRGEN_RANK_PYTHON", None)

@@ -197,6 +197,7 @@ def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: fl
     deadline = time.monotonic() + seconds
     while not condition(found := samples(serving)):
         assert time.monotonic() < deadline, found
+        time.sleep(0.05)  # the ranks need the cores
     return found
 
 

@@ -1,11 +1,19 @@
 """Triton's metrics endpoint tells what the deployment did."""
 
+import pytest
+from tritonclient.utils import InferenceServerException
+
 from tests.e2e.serving import Samples, Serving, samples, wait_for
 from trition_repo_gen.clients import LLMClient
 
 
 def test_what_requests_did_is_counted(llama: Serving) -> None:
-    before = wait_for(llama, lambda found: found.get("num_requests_running") == 0)
+    # Sums are handed over in order, now and then: with a refusal all that went before is there.
+    refused = 'request_failure_total code="INVALID_ARG"'
+    refusals = samples(llama).get(refused, 0.0)
+    with pytest.raises(InferenceServerException):
+        llama.ask("")
+    before = wait_for(llama, lambda found: found.get(refused, 0.0) > refusals and found["num_requests_running"] == 0)
     plain = llama.ask(["What is the color of a banana?"] * 2, max_length=16)
     with LLMClient(llama.http, llama.model) as client:
         *_, whole = client.stream("Count from one to fifty.", max_length=5)

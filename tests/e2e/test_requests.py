@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import PROMPTS, Serving, assert_same_answers, seeded_answers
+from tests.e2e.serving import PROMPTS, Serving, assert_same_answers, seeded_answers, wait_for
 
 BANANA, CAPITAL = PROMPTS[:2]
 LONG = "Count from one to twenty."
@@ -78,18 +78,15 @@ def test_greedy_rows_among_sampled_ones_equal_their_single_answers(llama: Servin
 
 def test_a_short_request_overtakes_a_long_one(llama: Serving) -> None:
     finished: list[str] = []
-    long_sent = threading.Event()
+    wait_for(llama, lambda found: found["num_requests_running"] == 0)
 
     def ask_long() -> None:
-        client = llama.ask.client()
-        pending = client.async_infer(llama.model, [_prompt(LONG), _max_length(400)])
-        long_sent.set()
-        pending.get_result()
+        llama.ask(LONG, max_length=900, min_length=900)
         finished.append("long")
 
     thread = threading.Thread(target=ask_long)
     thread.start()
-    long_sent.wait()
+    wait_for(llama, lambda found: found["num_requests_running"] == 1)
     llama.ask(BANANA, max_length=1)
     finished.append("short")
     thread.join()
@@ -226,15 +223,3 @@ def test_nonsense_disturbs_nobody_else(llama: Serving) -> None:
 def test_one_bad_row_is_named(llama: Serving) -> None:
     with pytest.raises(InferenceServerException, match=r"Row 1: The prompt has 1200 tokens"):
         llama.ask([BANANA, "abc " * 300])
-
-
-def _prompt(text: str) -> tritonclient.http.InferInput:
-    tensor = tritonclient.http.InferInput("prompts", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
-    return tensor
-
-
-def _max_length(value: int) -> tritonclient.http.InferInput:
-    tensor = tritonclient.http.InferInput("max_length", [1, 1], "INT64")
-    tensor.set_data_from_numpy(np.array([[value]], dtype=np.int64))
-    return tensor

@@ -76,7 +76,7 @@ def test_a_stream_joins_to_the_plain_answer(client: openai.OpenAI) -> None:
     wanted: dict[str, Any] = {"model": "llama", "prompt": LONG, "max_tokens": 600, "temperature": 0}
     plain = client.completions.create(**wanted)
     chunks = list(client.completions.create(**wanted, stream=True, stream_options={"include_usage": True}))
-    assert len(chunks) > 100
+    assert len(chunks) > 10
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == plain.choices[0].text
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage == plain.usage
@@ -242,7 +242,7 @@ def narrow(serve: Serve) -> Iterator[tuple[Serving, str]]:
 
 def test_a_full_server_is_a_503_and_still_healthy(narrow: tuple[Serving, str]) -> None:
     _, url = narrow
-    body = {"model": "llama", "prompt": LONG, "max_tokens": 400, "temperature": 0}
+    body = {"model": "llama", "prompt": LONG, "max_tokens": 900, "min_tokens": 900, "temperature": 0}
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: fetch(f"{url}/v1/completions", body), range(3)))
         assert fetch(f"{url}/v1/health")[0] == 200

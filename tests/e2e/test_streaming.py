@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.serving import Serve, Serving, run
+from tests.e2e.serving import Serve, Serving, run, wait_for
 from trition_repo_gen.clients import Completion, LLMClient
 from trition_repo_gen.errors import QueryError
 
@@ -46,7 +46,7 @@ def stream(serving: Serving, prompt: str, *, grpc: bool = False, **parameters: o
 def test_texts_join_to_the_plain_answer(llama: Serving, grpc: bool) -> None:
     pieces, whole = stream(llama, LONG, grpc=grpc, max_length=600)
     plain = llama.ask(LONG, max_length=600)
-    assert len(pieces) > 100
+    assert len(pieces) > 10  # text that comes while the way out is busy goes in one piece
     assert "".join(pieces) == whole.text == plain.sentences[0]
     assert (whole.finish_reason, whole.prompt_tokens, whole.completion_tokens) == (
         "stop",
@@ -124,5 +124,7 @@ def test_clients_that_go_away_free_their_places(qwen3: Serving) -> None:
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(cut, seeds, cut_after))
     assert answers[::2] == expected
-    # All 16 places are free again: a request of 16 rows goes in although none may wait for more than a moment.
-    assert len(qwen3.ask(["a"] * 8, max_length=2, timeout=60).sentences) == 8
+    wait_for(qwen3, lambda found: found["num_requests_running"] == found["kv_cache_usage_perc"] == 0)
+    with ThreadPoolExecutor(2) as pool:  # all 16 places are free again
+        halves = [pool.submit(qwen3.ask, ["a"] * 8, max_length=2, timeout=60) for _ in range(2)]
+        assert [len(half.result().sentences) for half in halves] == [8, 8]

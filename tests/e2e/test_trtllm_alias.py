@@ -75,7 +75,7 @@ def test_one_response_or_many(llama: Serving) -> None:
 
     assert whole["text_output"].shape == (1, 1)
     assert text([whole]) == text(pieces) == plain.sentences[0]
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     for last in (whole, pieces[-1]):
         assert (last["num_input_tokens"].item(), last["num_output_tokens"].item()) == (
             plain.prompt_tokens[0],

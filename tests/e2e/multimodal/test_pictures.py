@@ -148,7 +148,7 @@ def test_a_stream_joins_to_the_plain_answer(qwen: Serving) -> None:
     plain = ask(qwen.ask, case, max_length=60, min_length=60)
 
     assert isinstance(whole, Completion)
-    assert len(pieces) > 10
+    assert len(pieces) > 2
     assert "".join(str(piece) for piece in pieces) == whole.text == plain.sentences[0]
     assert whole.prompt_tokens == plain.prompt_tokens[0]
 
@@ -168,7 +168,7 @@ def test_a_short_answer_overtakes_a_long_one(qwen: Serving) -> None:
     assert short.completion_tokens == [2]
     assert isinstance(whole, Completion)
     assert whole.completion_tokens == 1000
-    assert read + len(rest) > 10
+    assert read + len(rest) > 2
 
 
 def png(width: int, height: int) -> bytes:
@@ -234,6 +234,7 @@ def test_prompts_and_pictures_that_do_not_belong_together(qwen: Serving) -> None
         (case.prompt, case.images[0], "2 places.*1"),
         (ONE_PICTURE[0].prompt, case.element, "1 place.*2"),
         (ONE_PICTURE[0].prompt, "", "1 place.*0"),
+        ('[{"role": "user", "content": "<|placeholder|>"}]', case.images[0], "the prompt has"),
     ):
         with pytest.raises(InferenceServerException, match=says) as refused:
             qwen.ask(prompt, images=element, apply_chat_template=True)

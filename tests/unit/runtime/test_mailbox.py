@@ -11,13 +11,16 @@ def test_a_poller_wakes_for_what_lies_in_it_and_only_then() -> None:
     poller.register(mailbox, zmq.POLLIN)
     assert not poller.poll(0)
 
-    threading.Thread(target=lambda: [mailbox.put("a"), mailbox.put("b")]).start()
+    thread = threading.Thread(target=lambda: [mailbox.put("a"), mailbox.put("b")])
+    thread.start()
 
     taken: list[str] = []
     while len(taken) < 2:
         assert poller.poll(60_000)
         taken += mailbox.take_all()
     assert taken == ["a", "b"]
+    thread.join()
+    assert list(mailbox.take_all()) == []  # the bell may have rung once more
     assert not poller.poll(0)
 
 
