@@ -5,8 +5,11 @@
 #   docker build -t trgen .
 #   docker run --rm -v trgen-models:/models -v CHECKPOINTS:/checkpoints:ro trgen \
 #       build --megatron-checkpoint /checkpoints/llama --model-name llama --model-repository /models
-#   docker run --rm --init --gpus all --shm-size 4g -p 8000-8002:8000-8002 -p 8080:8080 \
+#   docker run --name trgen --rm --init --gpus all --shm-size 4g -p 8000-8002:8000-8002 -p 8080:8080 \
 #       -v trgen-models:/models -v CHECKPOINTS:/checkpoints:ro trgen
+#   docker exec trgen trgen query -mn llama -p "What is the capital of United States?"
+#
+# Docker makes the volume so that the user below may write to it; a folder of the host has to be that user's.
 #
 # With `docker build --target multimodal` it has NeMo's environment as well, which NeMo 2.0 checkpoints need.
 

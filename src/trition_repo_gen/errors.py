@@ -1,5 +1,8 @@
 """What a user can do wrong. The command line prints the sentence and exits with code 2; anything else is a bug."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Base of all mistakes that a user can mend; its text is one sentence that says what to write instead."""
@@ -23,3 +26,22 @@ class ServerError(UserError):
 
 class QueryError(UserError):
     """The server did not answer, or answered with an error."""
+
+
+@contextmanager
+def system_errors(kind: type[UserError], what: str, instead: str) -> Iterator[None]:
+    """Make one sentence of what the system refuses within the block: permissions, a full disk, links in a circle.
+
+    Args:
+        kind: what is raised for it.
+        what: what cannot be done, as the beginning of the sentence.
+        instead: what to do about it, as its end.
+
+    Raises:
+        UserError: of that kind, where there was an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = "" if error.filename is None else f" ({error.filename})"
+        raise kind(f"{what}: {error.strerror or error}{where}; {instead}.") from error

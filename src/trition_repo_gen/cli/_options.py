@@ -1,15 +1,34 @@
 """The names and the help of the build flags: one entry per field of `BuildOptions`."""
 
+from collections.abc import Callable
 from typing import Any
 
-from typer import Option
+from typer import BadParameter, Option
 
 from trition_repo_gen.cli._flags import FlagGroup
 from trition_repo_gen.repository.options import BuildOptions
 
+_MOST = 2**31 - 1
+"""What Triton reads as `max_batch_size`, and more than there is of anything else."""
 
-def _count(*names: str, help: str, least: int = 1) -> Any:
-    return Option(*names, help=help, min=least, metavar="N")
+
+def _count(*names: str, help: str, least: int = 1, most: int = _MOST, metavar: str = "N") -> Any:
+    return Option(*names, help=help, min=least, metavar=metavar, callback=_up_to(most))
+
+
+def _amount(*names: str, help: str, metavar: str, least: float = 0.0, most: float | None = None) -> Any:
+    return Option(*names, help=help, min=least, max=most, metavar=metavar, callback=_up_to(_MOST))
+
+
+def _up_to(most: int) -> Callable[[float | None], float | None]:
+    """Return a check that keeps a limit which nobody comes near out of the help, and that nan does not pass."""
+
+    def check(value: float | None) -> float | None:
+        if value is None or value <= most:
+            return value
+        raise BadParameter(f"{value} is no number up to {most}.")
+
+    return check
 
 
 BUILD = FlagGroup(
@@ -31,7 +50,7 @@ BUILD = FlagGroup(
             "-nc", metavar="PATH", help="--megatron-checkpoint; with --multimodal, --nemo-checkpoint."
         ),
         "multimodal": Option("--multimodal", help="Serve a model that reads pictures."),
-        "model_version": _count("--model-version", "-tmv", help="The version's folder."),
+        "model_version": _count("--model-version", "-tmv", help="The version's folder.", most=2**63 - 1),
         "model_repository": Option("--model-repository", metavar="PATH", help="The folder of models to write into."),
         "num_gpus": _count(
             "--num-gpus",
@@ -93,30 +112,29 @@ BUILD = FlagGroup(
             help="Tokens of prompt and answer together. [default: 4096, or the model's if that is less]",
         ),
         "max_requests": _count("--max-requests", help="Rows that one replica decodes together."),
-        "kv_cache_gib": Option(
+        "kv_cache_gib": _amount(
             "--kv-cache-gib",
             metavar="GIB",
-            min=0.0,
             help="KV cache per rank; 0 chooses, on a GPU by the next two flags.",
         ),
-        "kv_cache_fraction": Option(
+        "kv_cache_fraction": _amount(
             "--kv-cache-fraction",
             metavar="SHARE",
-            min=0.01,
-            max=1.0,
+            least=0.01,
+            most=1.0,
             help="KV cache as a share of the GPU memory that is free after loading. [default: by the next flag]",
         ),
-        "gpu_memory_utilization": Option(
+        "gpu_memory_utilization": _amount(
             "--gpu-memory-utilization",
             metavar="SHARE",
-            min=0.05,
-            max=1.0,
+            least=0.05,
+            most=1.0,
             help="How much of a GPU may be in use in all; the KV cache gets what the rest leaves of it.",
         ),
-        "gpu_memory_gib": Option(
+        "gpu_memory_gib": _amount(
             "--gpu-memory-gib",
             metavar="GIB",
-            min=0.1,
+            least=0.1,
             help="Memory of the GPUs that will serve, to say what fits. [default: this machine's]",
         ),
         "enable_prefix_caching": Option(
@@ -159,8 +177,8 @@ BUILD = FlagGroup(
             help="Multimodal: a host whose pictures may be fetched, as *.example.org; repeatable. [default: none]",
         ),
         "max_images": _count("--max-images", help="Multimodal: pictures per prompt. [default: 8]"),
-        "max_image_mib": Option(
-            "--max-image-mib", metavar="MIB", min=0.001, help="Multimodal: of one encoded picture. [default: 16]"
+        "max_image_mib": _amount(
+            "--max-image-mib", metavar="MIB", least=0.001, help="Multimodal: of one encoded picture. [default: 16]"
         ),
         "max_image_pixels": _count("--max-image-pixels", help="Multimodal: pixels of one picture. [default: 33554432]"),
         "max_batch_size": _count(
@@ -172,10 +190,9 @@ BUILD = FlagGroup(
             help="Write NAME_trtllm beside the model, with the tensors that Triton's OpenAI frontend sends.",
         ),
         "max_queue_size": _count("--max-queue-size", least=0, help="Requests that may wait; 0 is no limit."),
-        "queue_timeout": Option(
+        "queue_timeout": _amount(
             "--queue-timeout",
             metavar="SECONDS",
-            min=0.0,
             help="How long a request may wait; 0 is no limit.",
         ),
         "priority_levels": _count(
@@ -192,14 +209,13 @@ BUILD = FlagGroup(
         ),
         "rendezvous": Option("--rendezvous", metavar="HOST:PORT", help="Where the nodes meet; only with several."),
         "max_restarts": _count("--max-restarts", least=0, help="How often dead ranks are started again."),
-        "start_timeout": Option(
+        "start_timeout": _count(
             "--start-timeout",
             metavar="SECONDS",
-            min=1,
             help="After which ranks that are not ready count as dead.",
         ),
         "debug_mode": Option("--debug-mode", "-dm", help="Log requests and all that ranks write."),
         "dry_run": Option("--dry-run", help="Print the tree and config.pbtxt, write nothing."),
-        "force": Option("--force", help="Replace a model that trgen did not write."),
+        "force": Option("--force", help="Replace a model that is another one, or that trgen did not write."),
     },
 )

@@ -39,15 +39,25 @@ def build(options: BuildOptions) -> None:
 def print_build(result: "Build") -> None:
     """Print what was written (in a dry run: what would be), the layout, and the notes, a line each."""
     deployment, checkpoint = result.deployment, result.checkpoint
-    verb = "would be " if result.dry_run and result.written.outcome != "unchanged" else ""
-    typer.echo(f"{verb}{result.written.outcome}: {deployment.model_folder} (version {deployment.model_version})")
+
+    def say(outcome: str, what: str) -> None:
+        typer.echo(f"{'would be ' if result.dry_run and outcome != 'unchanged' else ''}{outcome}: {what}")
+
+    say(result.written.outcome, f"{deployment.model_folder} (version {deployment.model_version})")
     for twin, written in result.twins.items():
-        verb = "would be " if result.dry_run and written.outcome != "unchanged" else ""
-        typer.echo(f"{verb}{written.outcome}: {deployment.twin_folder(twin)}, {_TWINS[twin]}")
+        say(written.outcome, f"{deployment.twin_folder(twin)}, {_TWINS[twin]}")
+    for folder in result.removed:
+        say("removed", str(folder))
     if result.written.outcome == "updated":
         typer.echo(f"changed: {_list(list(map(str, result.written.changed)))}")
-    if result.written.edited and not result.dry_run:
-        typer.echo(f"note: config.pbtxt had been edited by hand; the edited one is kept as {result.written.edited}.")
+    for name, written in [
+        (deployment.model_name, result.written),
+        *((deployment.twin_name(twin), written) for twin, written in result.twins.items()),
+    ]:
+        if written.edited and not result.dry_run:
+            typer.echo(
+                f"note: {name}/config.pbtxt had been edited by hand; the edited one is kept as {written.edited}."
+            )
     typer.echo(
         f"model: {checkpoint.family}, {checkpoint.num_layers} layers, {_size(checkpoint.weights_bytes)} of "
         f"{checkpoint.dtype} weights, served in {deployment.settings.params_dtype}, "

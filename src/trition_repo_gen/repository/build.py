@@ -1,20 +1,22 @@
 """`trgen build` as a function: options and a checkpoint become a deployment, and that becomes a model folder."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
-from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.repository import gpu, idle, interpreter, sizing
+from trition_repo_gen.errors import RepositoryError, system_errors
+from trition_repo_gen.repository import gpu, idle, interpreter, ownership, sizing
 from trition_repo_gen.repository.deployment import Deployment, Twin
 from trition_repo_gen.repository.options import BuildOptions
 from trition_repo_gen.repository.render import CONFIG, Files, render, render_twin
 from trition_repo_gen.repository.sizing import Sizing
 from trition_repo_gen.repository.source import read_checkpoint
 from trition_repo_gen.repository.validate import validate, validate_twin
-from trition_repo_gen.repository.write import Written, compare, refuse_foreign, remove, write
+from trition_repo_gen.repository.write import Folder, Written, compare, write, writing
 from trition_repo_gen.runtime import image_urls, memory
 from trition_repo_gen.runtime.settings import Settings
 
@@ -31,6 +33,8 @@ class Build:
     """What was done, in a dry run what would be done."""
     twins: dict[Twin, Written]
     """The same of the twins' folders, of those that there are."""
+    removed: tuple[Path, ...]
+    """Folders of twins of an earlier build."""
     dry_run: bool
     sizing: Sizing
     """What it takes of each GPU."""
@@ -62,62 +66,72 @@ def build_repository(options: BuildOptions) -> Build:
         trtllm_alias=options.trtllm_alias,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
-    sizes = _fit(options, deployment.settings, checkpoint, layout)
+    sizes, gpu_notes = _fit(options, deployment.settings, checkpoint, layout)
     python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
-    files = render(deployment)
-    folder, version = deployment.model_folder, deployment.model_version
-    twins = _write_twins(deployment, options)
+    twins = [twin for twin, wanted in deployment.twins.items() if wanted]
+    folders = [_model_folder(deployment), *(_twin_folder(deployment, twin) for twin in twins)]
+    removed, other_notes = _unwanted(deployment)
     if options.dry_run:
-        validate(files[CONFIG].decode(), deployment)
-        written = compare(folder, version, files)
+        written, *twins_written = compare(folders, force=options.force)
     else:
-        written = write(
-            folder,
-            version,
-            files,
-            force=options.force,
-            check=lambda staged: validate((staged / CONFIG).read_text(encoding="utf-8"), deployment),
-        )
-    notes = (*layout_notes, *length_notes, *idle_notes, *python_notes, *_surroundings(options, deployment))
-    return Build(deployment, checkpoint, layout, files, written, twins, options.dry_run, sizes, notes)
+        written, *twins_written = write(folders, removed, force=options.force)
+    notes = (*layout_notes, *length_notes, *idle_notes, *gpu_notes, *python_notes, *other_notes)
+    return Build(
+        deployment=deployment,
+        checkpoint=checkpoint,
+        layout=layout,
+        files=folders[0].files,
+        written=written,
+        twins=dict(zip(twins, twins_written, strict=True)),
+        removed=tuple(removed),
+        dry_run=options.dry_run,
+        sizing=sizes,
+        notes=(*notes, *_surroundings(options, deployment)),
+    )
 
 
-def _fit(options: BuildOptions, settings: Settings, checkpoint: Checkpoint, layout: Layout) -> Sizing:
-    """Return what it takes of each GPU; refuse what a GPU cannot hold."""
-    given = options.gpu_memory_gib
-    size = gpu.memory() if given is None else int(given * memory.GIB)
+def _fit(options: BuildOptions, settings: Settings, checkpoint: Checkpoint, layout: Layout) -> tuple[Sizing, list[str]]:
+    """Return what it takes of each GPU, and notes; refuse what a GPU cannot hold."""
+    given, notes = options.gpu_memory_gib, []
+    try:
+        size = gpu.memory() if given is None else int(given * memory.GIB)
+    except gpu.NoAnswerError as error:
+        size, notes = None, [f"{error}; write --gpu-memory-gib to learn whether the model fits."]
     where = "This machine's GPUs have" if given is None else "--gpu-memory-gib says"
     sizes = sizing.predict(checkpoint, layout, settings, size)
     sizing.require_fit(sizes, checkpoint, layout, settings, where)
-    return sizes
+    return sizes, notes
 
 
-def _write_twins(deployment: Deployment, options: BuildOptions) -> dict[Twin, Written]:
-    """Write the twins, or remove those of an earlier build, once all folders may be written."""
-    version = deployment.model_version
-    refuse_foreign(deployment.model_folder, version, force=options.force)
-    wanted: list[Twin] = [twin for twin, wanted in deployment.twins.items() if wanted]
-    for twin in wanted:
-        refuse_foreign(deployment.twin_folder(twin), version, force=options.force)
-    if not options.dry_run:
-        for twin in deployment.twins.keys() - wanted:
-            remove(deployment.twin_folder(twin))
-    return {twin: _write_twin(deployment, twin, options) for twin in wanted}
+def _model_folder(deployment: Deployment) -> Folder:
+    return _folder(deployment, deployment.model_folder, render(deployment), lambda config: validate(config, deployment))
 
 
-def _write_twin(deployment: Deployment, twin: Twin, options: BuildOptions) -> Written:
-    folder, version = deployment.twin_folder(twin), deployment.model_version
+def _twin_folder(deployment: Deployment, twin: Twin) -> Folder:
     files = render_twin(deployment, twin)
-    if options.dry_run:
-        validate_twin(files[CONFIG].decode(), deployment, twin)
-        return compare(folder, version, files)
-    return write(
-        folder,
-        version,
-        files,
-        force=options.force,
-        check=lambda staged: validate_twin((staged / CONFIG).read_text(encoding="utf-8"), deployment, twin),
+    return _folder(
+        deployment, deployment.twin_folder(twin), files, lambda config: validate_twin(config, deployment, twin)
     )
+
+
+def _folder(deployment: Deployment, path: Path, files: Files, check: Callable[[str], None]) -> Folder:
+    check(files[CONFIG].decode())  # a dry run refuses what a build would
+    return Folder(
+        path=path,
+        version=deployment.model_version,
+        files=files,
+        check=lambda staged: check((staged / CONFIG).read_text(encoding="utf-8")),
+    )
+
+
+def _unwanted(deployment: Deployment) -> tuple[list[Path], list[str]]:
+    """Return the folders of twins that this model shall not have any more, and a note for another model's folder."""
+    model = deployment.model_name
+    folders = [deployment.twin_folder(twin) for twin, wanted in deployment.twins.items() if not wanted]
+    with writing(deployment.model_repository):
+        twins = [folder for folder in folders if ownership.is_twin(folder, model)]
+        others = [folder for folder in folders if folder not in twins and ownership.is_model(folder)]
+    return twins, [f"{folder} has the name of a twin of {model}, but is another model; it stays." for folder in others]
 
 
 def _layout(options: BuildOptions) -> Layout:
@@ -138,7 +152,7 @@ def _layout(options: BuildOptions) -> Layout:
 
 
 def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, sequence_length: int) -> Settings:
-    tokenizer = _existing(options.tokenizer or checkpoint.tokenizer)
+    tokenizer = _existing("tokenizer", options.tokenizer or checkpoint.tokenizer)
     if tokenizer == str(checkpoint.iteration / "tokenizer"):
         tokenizer = ""  # what the checkpoint holds: it stays right when checkpoint and repository move
     return Settings(
@@ -147,7 +161,7 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
         tokenizer=tokenizer,
         params_dtype=options.params_dtype or ("bfloat16" if checkpoint.multimodal else checkpoint.dtype),
         multimodal=checkpoint.multimodal,
-        processor=_existing(options.processor_name or checkpoint.processor),
+        processor=_existing("processor", options.processor_name or checkpoint.processor),
         tensor_parallel_size=layout.tensor_parallel_size,
         pipeline_parallel_size=layout.pipeline_parallel_size,
         context_parallel_size=layout.context_parallel_size,
@@ -188,14 +202,17 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
         rank_python=interpreter.choose(options, checkpoint),
         max_restarts=options.max_restarts,
         start_timeout=options.start_timeout,
-        rendezvous=options.rendezvous or "",
+        rendezvous=_meeting_point(options.rendezvous or ""),
     )
 
 
-def _existing(name: str) -> str:
+def _existing(what: str, name: str) -> str:
     """Return the name of a folder or of something on a hub; a folder's becomes absolute."""
     path = Path(name).expanduser()
-    return str(path.absolute()) if name and path.exists() else name
+    with system_errors(
+        RepositoryError, f"The {what} {name} cannot be read", "grant this user access, or write another one"
+    ):
+        return str(path.absolute()) if name and path.exists() else name
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -210,6 +227,17 @@ def _patterns(hosts: list[str] | None) -> list[str]:
                 "without scheme and path."
             )
     return hosts or []
+
+
+def _meeting_point(rendezvous: str) -> str:
+    # Of torchrun's forms (torch 2.11, elastic/rendezvous/utils.py) those with a port and a name or an IPv4 address: the
+    # model's stub listens at the same host.
+    found = re.fullmatch(r"[\w.-]+:([0-9]{1,5})", rendezvous)
+    if rendezvous and not (found and 0 < int(found[1]) < 2**16):
+        raise RepositoryError(
+            f"--rendezvous {rendezvous} is no place where nodes can meet; write HOST:PORT, such as node0:29500."
+        )
+    return rendezvous
 
 
 def _surroundings(options: BuildOptions, deployment: Deployment) -> list[str]:

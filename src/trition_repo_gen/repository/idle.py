@@ -5,6 +5,7 @@ from typing import Any
 
 from trition_repo_gen.checkpoints import Checkpoint
 from trition_repo_gen.repository.options import BuildOptions
+from trition_repo_gen.runtime.settings import cuda_graphs_obstacle
 
 _MULTIMODAL_ONLY = (
     "inference_batch_times_seqlen_threshold",
@@ -53,6 +54,9 @@ def drop(options: BuildOptions, checkpoint: Checkpoint) -> tuple[BuildOptions, l
         given = "gib" if options.kv_cache_gib else "fraction" if options.kv_cache_fraction else ""
         if given:
             notes.append(f"--gpu-memory-utilization has no effect beside --kv-cache-{given}.")
+    sizes_chunks = options.chunked_prefill_size != BuildOptions.chunked_prefill_size
+    if sizes_chunks and not options.enable_chunked_prefill and not checkpoint.multimodal:
+        notes.append("--chunked-prefill-size has no effect without --enable-chunked-prefill.")
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(BuildOptions)}
     idle = [name for name in names if getattr(options, name) != defaults[name]]
     for name in idle:
@@ -63,4 +67,8 @@ def drop(options: BuildOptions, checkpoint: Checkpoint) -> tuple[BuildOptions, l
         notes.append("--inference-batch-times-seqlen-threshold has no effect with one pipeline stage.")
     if options.rendezvous and options.num_nodes == 1:
         notes.append("--rendezvous has no effect on one node.")
+    obstacle = cuda_graphs_obstacle(stages=options.pipeline_parallel_size, experts=checkpoint.num_moe_experts)
+    if options.enable_cuda_graphs and obstacle and "enable_cuda_graphs" not in idle:
+        notes.append(f"--enable-cuda-graphs has no effect with {obstacle}: Megatron Core cannot record its steps.")
+        idle.append("enable_cuda_graphs")
     return dataclasses.replace(options, **{name: defaults[name] for name in idle}), notes

@@ -12,7 +12,8 @@ from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.options import BuildOptions
 
 _DEFAULT = "python3"
-_SECONDS = 10
+_SECONDS = 60.0
+"""For a Python whose packages lie on a slow disk."""
 _PROBE = """
 import json, sys
 from importlib.metadata import PackageNotFoundError, version
@@ -70,6 +71,11 @@ def check(python: str, checkpoint: Checkpoint) -> list[str]:
         probe = [python, "-c", _PROBE, *need.packages]
         done = subprocess.run(probe, capture_output=True, text=True, timeout=_SECONDS, check=True)
         found = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise RepositoryError(
+            f"{python} did not say within {_SECONDS:g} s what packages it has; try again, or write another one as "
+            "--rank-python."
+        ) from None
     except (OSError, ValueError, subprocess.SubprocessError):
         raise RepositoryError(f"{python} does not run as a Python; write another one as --rank-python.") from None
     missing = [name for name in need.packages if name not in found]

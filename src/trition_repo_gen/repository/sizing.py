@@ -63,10 +63,10 @@ class Sizing:
 
     @property
     def fits(self) -> bool:
-        """Whether the GPU has room for a KV cache of the given size, or for one that takes a request of full length."""
-        if self.gpu is None:
-            return True
-        return self.total <= self.gpu if self.kv_cache_is_given else self.requests >= 1
+        """Whether, for all that is known, the KV cache takes a request of full length and the GPU one of that size."""
+        if self.kv_cache is not None and self.requests < 1:
+            return False
+        return self.gpu is None or not self.kv_cache_is_given or self.total <= self.gpu
 
     @property
     def _row(self) -> int:
@@ -114,7 +114,7 @@ def _layer_bytes(checkpoint: Checkpoint, layout: Layout, item_size: int) -> int:
 
 
 def require_fit(sizing: Sizing, checkpoint: Checkpoint, layout: Layout, settings: Settings, where: str) -> None:
-    """Refuse what the GPU cannot hold.
+    """Refuse what the GPU cannot hold, and a KV cache that cannot hold a request of full length.
 
     Args:
         sizing: of the rest.
@@ -126,6 +126,8 @@ def require_fit(sizing: Sizing, checkpoint: Checkpoint, layout: Layout, settings
     Raises:
         LayoutError: it cannot; the text has the flags with which it could.
     """
+    if sizing.kv_cache_is_given and sizing.requests < 1:
+        raise LayoutError(_too_small(sizing, settings))
     if sizing.fits or sizing.gpu is None:
         return
     row = "" if settings.kv_cache_gib else f" for one request of {settings.max_sequence_length} tokens"
@@ -145,6 +147,17 @@ def binary(size: int) -> str:
     return f"{size / 1024**power:.1f}".removesuffix(".0") + f" {units[power]}"
 
 
+def _too_small(sizing: Sizing, settings: Settings) -> str:
+    """Return the sentence about a given KV cache that no request of full length has room in."""
+    instead = f"--kv-cache-gib {math.ceil(sizing.room_for(1) / memory.GIB * 100) / 100}"
+    if sizing.tokens:
+        instead += f" or --inference-max-seq-length {sizing.tokens}"
+    return (
+        f"--kv-cache-gib {settings.kv_cache_gib} has room for {sizing.tokens} tokens, too few for one request of "
+        f"{settings.max_sequence_length}; write {instead}."
+    )
+
+
 def _allowed(settings: Settings) -> str:
     if settings.kv_cache_gib:
         return ""
@@ -157,8 +170,7 @@ def _instead(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: in
     """Yield the flags, each with a value, of which any one alone lets it fit."""
 
     def fits(layout: Layout = layout, **changes: object) -> bool:
-        sizing = predict(checkpoint, layout, replace(settings, **changes), gpu)  # type: ignore[arg-type]
-        return sizing.fits and sizing.requests >= 1
+        return predict(checkpoint, layout, replace(settings, **changes), gpu).fits  # type: ignore[arg-type]
 
     for ranks in range(layout.tensor_parallel_size + 1, _MOST_RANKS + 1):
         wider = _with_tensor_ranks(checkpoint, layout, ranks)

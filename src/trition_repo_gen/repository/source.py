@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, processors
-from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.errors import CheckpointError, system_errors
 from trition_repo_gen.repository.options import BuildOptions
 
 
@@ -44,9 +44,15 @@ def read_checkpoint(options: BuildOptions) -> Checkpoint:
 
 
 def _check_processor(name: str | None) -> None:
-    if name is None or not Path(name).expanduser().is_dir() or processors.is_processor(Path(name).expanduser()):
+    if name is None:
         return
-    raise CheckpointError(
-        f"--processor-name {name} is a folder without {processors.MARKER}; write the folder of the Hugging Face model, "
-        "or its name on a hub."
-    )
+    folder = Path(name).expanduser()
+    with system_errors(
+        CheckpointError, f"--processor-name {name} cannot be read", "grant this user access, or write another one"
+    ):
+        fits = not folder.is_dir() or processors.is_processor(folder)
+    if not fits:
+        raise CheckpointError(
+            f"--processor-name {name} is a folder without {processors.MARKER}; write the folder of the Hugging Face "
+            "model, or its name on a hub."
+        )

@@ -1,4 +1,4 @@
-"""Puts a rendered model folder in place: all of it or nothing, also when the process is killed."""
+"""Puts rendered model folders in place: each whole or not at all, also when the process is killed."""
 
 import ctypes
 import fcntl
@@ -6,23 +6,35 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.repository.render import CONFIG, MARK, Files, is_edited
+from trition_repo_gen.errors import RepositoryError, system_errors
+from trition_repo_gen.repository.ownership import require_ours
+from trition_repo_gen.repository.render import CONFIG, Files, is_edited
 
-# Folders that a build makes in the repository while it works start with this; a killed build leaves one behind, and
-# the next build removes it.
+# Folders that a build makes in the repository while it works start with this; a killed build leaves some behind, and
+# the next build removes them.
 _STAGING = ".trgen-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A model's folder as it shall be."""
+
+    path: Path
+    version: int
+    files: Files
+    check: Callable[[Path], None]
+    """Reads the folder back that was written beside the old one; when it raises, everything stays as it was."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What happened to the model's folder, and which files differ from before, relative to it."""
+    """What happened to a model's folder, and which files differ from before, relative to it."""
 
     outcome: Literal["created", "updated", "unchanged"]
     changed: tuple[PurePosixPath, ...] = ()
@@ -30,89 +42,130 @@ class Written:
     """Where a config.pbtxt that had been edited by hand is kept."""
 
 
-def compare(folder: Path, version: int, files: Files) -> Written:
-    """Return what writing `files` to the model's folder would do, byte by byte; nothing is written."""
-    if not folder.exists():
+def compare(folders: Sequence[Folder], *, force: bool) -> list[Written]:
+    """Return what `write` would do with each folder, byte by byte; nothing is written.
+
+    Raises:
+        RepositoryError: another model stands in the place of one and `force` is off, or the disk refuses.
+    """
+    with writing(folders[0].path.parent):
+        return [_compare(folder, force=force) for folder in folders]
+
+
+def write(folders: Sequence[Folder], unwanted: Sequence[Path] = (), *, force: bool) -> list[Written]:
+    """Replace models' folders of one repository; what else lies in them (other versions, labels …) is kept.
+
+    The new folders are built beside the old ones and read back. Only when all of them are there each is exchanged with
+    the old one, in one step and in the order given, and at last the unwanted ones go.
+
+    Args:
+        folders: what shall be there.
+        unwanted: folders of models that shall not be there any more.
+        force: whether a folder may replace another model's.
+
+    Raises:
+        RepositoryError: another model stands in the place of one and `force` is off, or the disk refuses.
+    """
+    repository = folders[0].path.parent
+    with writing(repository), ExitStack() as held:
+        places = [_place(folder.path) for folder in folders]
+        repository.mkdir(parents=True, exist_ok=True)
+        parents = {path.resolve() for path in (repository, *(place.parent for place in places))}
+        for parent in sorted(parents):
+            held.enter_context(_locked(parent))
+        held.enter_context(_undisturbed())
+        for parent in parents:
+            _remove_leftovers(parent)
+        written = [_compare(folder, force=force) for folder in folders]
+        staged: list[tuple[Path, Path]] = []
+        try:
+            for folder, place, result in zip(folders, places, written, strict=True):
+                if result.outcome != "unchanged":
+                    staged.append((_beside(place), place))
+                    _stage(folder, *staged[-1], result.edited)
+            for new, place in staged:
+                _put(new, place)
+            for path in unwanted:
+                aside = _beside(path)
+                path.rename(aside)
+                _discard(aside)
+        finally:
+            for new, _ in staged:
+                _discard(new)
+        return written
+
+
+def writing(repository: Path) -> AbstractContextManager[None]:
+    """Make one sentence of what the system refuses while a repository is looked at and written."""
+    instead = "write another --model-repository, or free or grant what is missing"
+    return system_errors(RepositoryError, f"{repository} cannot be written", instead)
+
+
+def _compare(folder: Folder, *, force: bool) -> Written:
+    place, files = _place(folder.path), folder.files
+    require_ours(folder.path, folder.version, files[CONFIG].decode(), force=force)
+    if not place.exists():
         return Written("created", tuple(files))
-    changed = [path for path, content in files.items() if _content(folder / path) != content]
-    changed += sorted(_files_below(folder, str(version)) - files.keys())
+    changed = [path for path, content in files.items() if _content(place / path) != content]
+    changed += sorted(_files_below(place, str(folder.version)) - files.keys())
     if not changed:
         return Written("unchanged")
-    config = _content(folder / CONFIG)
+    config = _content(place / CONFIG)
     edited = CONFIG in changed and config is not None and is_edited(config.decode(errors="replace"))
-    return Written("updated", tuple(changed), PurePosixPath(f"{CONFIG}.edited") if edited else None)
+    return Written("updated", tuple(changed), _unused(place, f"{CONFIG}.edited") if edited else None)
 
 
-def write(folder: Path, version: int, files: Files, *, force: bool, check: Callable[[Path], None]) -> Written:
-    """Replace a model's folder by one with `files`; what else lies there (other versions, labels …) is kept.
-
-    The new folder is built beside the old one, read back by `check`, and exchanged with it in one step.
-
-    Raises:
-        RepositoryError: the folder was not written by trgen and `force` is off, or the disk refuses.
-    """
-    repository = folder.parent
-    refuse_foreign(folder, version, force=force)
-    try:
-        repository.mkdir(parents=True, exist_ok=True)
-        with _locked(repository), _undisturbed():
-            _remove_leftovers(repository)
-            written = compare(folder, version, files)
-            if written.outcome != "unchanged":
-                _replace(folder, version, files, written.edited, check)
-            return written
-    except OSError as error:
+def _place(folder: Path) -> Path:
+    """Return what a model's folder is a symbolic link to, else the folder: the link stays, what it leads to changes."""
+    if not folder.is_symlink():
+        return folder
+    if not folder.exists():
         raise RepositoryError(
-            f"{folder} cannot be written: {error.strerror or error} ({error.filename or repository}); "
-            "write another --model-repository, or free or grant what is missing."
-        ) from error
-
-
-def refuse_foreign(folder: Path, version: int, *, force: bool) -> None:
-    """Do nothing if the folder may be written.
-
-    Raises:
-        RepositoryError: it was not written by trgen and `force` is off.
-    """
-    if folder.exists() and not force and not _is_ours(folder):
-        raise RepositoryError(
-            f"{folder} was not written by trgen; write --force to replace its config.pbtxt and version {version}, "
-            "or another --model-name."
+            f"{folder} is a symbolic link to {folder.readlink()}, which is not there; make that folder, or remove the "
+            "link."
         )
+    return folder.resolve()
 
 
-def remove(folder: Path) -> bool:
-    """Remove a model's folder that trgen wrote; return whether there was one."""
-    if not (folder / CONFIG).exists() or not _is_ours(folder):
-        return False
-    with _locked(folder.parent), _undisturbed():
-        aside = folder.with_name(f"{_STAGING}{folder.name}-{secrets.token_hex(4)}")
-        folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-    return True
+def _unused(folder: Path, name: str) -> PurePosixPath:
+    """Return the name, with a number if the folder has such a file: an earlier edit is not worth less."""
+    number, found = 1, name
+    while (folder / found).exists():
+        number += 1
+        found = f"{name}.{number}"
+    return PurePosixPath(found)
 
 
-def _replace(
-    folder: Path, version: int, files: Files, edited: PurePosixPath | None, check: Callable[[Path], None]
-) -> None:
-    staged = folder.parent / f"{_STAGING}{folder.name}-{secrets.token_hex(4)}"
+def _stage(folder: Folder, staged: Path, place: Path, edited: PurePosixPath | None) -> None:
     staged.mkdir()
-    try:
-        if folder.exists():
-            _copy_rest(folder, staged, {str(CONFIG), str(version)})
-            if edited is not None:
-                shutil.copy2(folder / CONFIG, staged / edited)
-        for path, content in files.items():
-            target = staged / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        check(staged)
-        if folder.exists():
-            _exchange(staged, folder)
-        else:
-            staged.rename(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    if place.exists():
+        _copy_rest(place, staged, {str(CONFIG), str(folder.version)})
+        if edited is not None:
+            shutil.copy2(place / CONFIG, staged / edited)
+    for path, content in folder.files.items():
+        target = staged / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    folder.check(staged)
+
+
+def _put(staged: Path, place: Path) -> None:
+    if place.exists():
+        _exchange(staged, place)
+    else:
+        staged.rename(place)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{_STAGING}{folder.name}-{secrets.token_hex(4)}")
+
+
+def _discard(path: Path) -> None:
+    # rmtree refuses a link, and what it leads to may be another repository's.
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _copy_rest(old: Path, new: Path, without: set[str]) -> None:
@@ -139,16 +192,6 @@ def _exchange(a: Path, b: Path) -> None:
         aside.rename(b)
         raise
     aside.rename(a)
-
-
-def _is_ours(folder: Path) -> bool:
-    config = folder / "config.pbtxt"
-    try:
-        with config.open(errors="replace") as lines:
-            return MARK in lines.readline()
-    except OSError:
-        # An empty folder is nobody's work.
-        return folder.is_dir() and not any(folder.iterdir())
 
 
 @contextmanager
@@ -185,7 +228,7 @@ def _remove_leftovers(repository: Path) -> None:
             if not (repository / name).exists():
                 path.rename(repository / name)
                 continue
-        shutil.rmtree(path, ignore_errors=True)
+        _discard(path)
 
 
 def _files_below(folder: Path, version: str) -> set[PurePosixPath]:

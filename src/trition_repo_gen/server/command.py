@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from trition_repo_gen.errors import ServerError
+from trition_repo_gen.errors import ServerError, system_errors
 
 EXIT_TIMEOUT = 5
 """Seconds that tritonserver gives requests in flight when it is told to end. Its own default, 30, is spent whole when
@@ -69,7 +69,7 @@ def plan(options: ServeOptions) -> Plan:
     """Work out the command line and what it means.
 
     Raises:
-        ServerError: a forwarded option cannot be read.
+        ServerError: a forwarded option cannot be read, or is no port where one has to be.
     """
     forwarded = parse_options(options.forwarded)
 
@@ -79,9 +79,7 @@ def plan(options: ServeOptions) -> Plan:
     def endpoint(kind: str, address: str, port: int, flag: str) -> Endpoint | None:
         if last(f"allow-{kind}", "true").lower() in ("false", "0"):
             return None
-        return Endpoint(
-            last(f"{kind}-address", address), _number(f"{kind}-port", last(f"{kind}-port", str(port))), flag
-        )
+        return Endpoint(last(f"{kind}-address", address), _port(f"{kind}-port", last(f"{kind}-port", str(port))), flag)
 
     address = last("http-address", options.http_address)
     http = endpoint("http", address, options.http_port, "--triton-port")
@@ -155,9 +153,17 @@ def find_models(repository: Path) -> list[str]:
     """Return the names of the models in a repository, sorted.
 
     Raises:
-        ServerError: it is missing or empty.
+        ServerError: it is missing, empty or cannot be read.
     """
-    if not repository.is_dir():
+    with system_errors(
+        ServerError,
+        f"The model repository {str(repository)!r} cannot be read",
+        "grant this user access, or name another",
+    ):
+        is_folder = repository.is_dir()
+        if is_folder:
+            next(repository.iterdir(), None)  # glob is silent about a folder that it may not read
+    if not is_folder:
         raise ServerError(
             f"There is no model repository {str(repository)!r}; write one with trgen build, or name another."
         )
@@ -201,7 +207,7 @@ def _check_free(endpoint: Endpoint) -> None:
             # As tritonserver does: a port whose last connections linger in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # Python's own codec refuses empty and long names between dots
         raise ServerError(
             f"The address {endpoint.address!r} is unknown; write one such as 0.0.0.0 or 127.0.0.1."
         ) from None
@@ -218,6 +224,14 @@ def _check_free(endpoint: Endpoint) -> None:
             f"Port {endpoint.port} of {endpoint.address} cannot be used ({error.strerror}); "
             f"write another one with {endpoint.flag}."
         ) from None
+
+
+def _port(name: str, text: str) -> int:
+    # Before it is used: getaddrinfo takes any number, and binds what is left of it after 16 bits.
+    port = _number(name, text)
+    if not 0 < port < 2**16:
+        raise ServerError(f"tritonserver's option --{name} is {text!r}; write a port from 1 to 65535.")
+    return port
 
 
 def _number(name: str, text: str) -> int:

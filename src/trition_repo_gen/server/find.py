@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trition_repo_gen.errors import ServerError
+from trition_repo_gen.errors import ServerError, system_errors
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 """Where NGC's containers hold it."""
@@ -69,7 +69,13 @@ def wheel_server() -> Path | None:
 
 def _named(value: str, source: str) -> TritonServer:
     path = Path(value).expanduser()
-    if not path.is_file():
+    with system_errors(
+        ServerError,
+        f"{source} is {value!r}, which cannot be read",
+        "grant this user access, or write another path there",
+    ):
+        is_file = path.is_file()
+    if not is_file:
         raise ServerError(
             f"{source} is {value!r}, which is not a file; write the path of the program tritonserver there."
         )

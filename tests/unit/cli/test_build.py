@@ -199,6 +199,41 @@ def test_a_dry_run_prints_the_tree_and_the_config(
     assert not repository.exists()
 
 
+def test_a_build_prints_what_becomes_of_the_twin(
+    make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "models"
+    words = [
+        "build",
+        "-mc",
+        make_checkpoint(),
+        "-tmn",
+        "m",
+        "--model-repository",
+        repository,
+        "--rank-python",
+        "/no/it",
+    ]
+    assert trgen(*words) == 0
+    for model in ("m", "m_stream"):
+        with (repository / model / "config.pbtxt").open("a") as config:
+            config.write("# mine\n")
+    capsys.readouterr()
+    assert trgen(*words) == 0
+    edited = [line for line in capsys.readouterr().out.splitlines() if "edited" in line]
+    assert edited == [
+        f"note: {model}/config.pbtxt had been edited by hand; the edited one is kept as config.pbtxt.edited."
+        for model in ("m", "m_stream")
+    ]
+    assert trgen(*words, "--no-stream", "--dry-run") == 0
+    assert (
+        f"\nunchanged: {repository}/m (version 1)\nwould be removed: {repository}/m_stream\n" in capsys.readouterr().out
+    )
+    assert trgen(*words, "--no-stream") == 0
+    assert f"unchanged: {repository}/m (version 1)\nremoved: {repository}/m_stream\n" in capsys.readouterr().out
+    assert not (repository / "m_stream").exists()
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(make_checkpoint: Make, capsys: pytest.CaptureFixture[str]) -> None:
     assert trgen("build", "-mc", make_checkpoint(), "-tmn", "m", "-tps", 3) == 2
     captured = capsys.readouterr()
@@ -207,6 +242,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(make_checkpoint: Make, capsys: py
         "trgen: The model has 4 attention heads, which 3 tensor-parallel ranks cannot share; "
         "write --tensor-parallel-size 2.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--max-batch-size", 3_000_000_000),
+        ("--max-queue-size", 10**23),
+        ("--model-version", 10**23),
+        ("--start-timeout", 10**23),
+        ("--kv-cache-gib", "inf"),
+        ("--kv-cache-gib", "nan"),
+        ("--kv-cache-gib", "1e308"),
+        ("--gpu-memory-gib", "inf"),
+        ("--gpu-memory-utilization", "nan"),
+        ("--queue-timeout", "inf"),
+        ("--max-image-mib", "inf"),
+    ],
+)
+def test_a_number_beyond_all_bounds(
+    make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: object
+) -> None:
+    words = ["build", "-mc", make_checkpoint(), "-tmn", "m", "--model-repository", tmp_path / "models"]
+    assert trgen(*words, flag, value) == 2
+    assert f"Error: Invalid value for '{flag}'" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_version_may_be_a_time(options: Callable[..., dict[str, Any]]) -> None:
+    assert options("--model-version", 20260101120000) == {"model_version": 20260101120000}
 
 
 @pytest.mark.parametrize(

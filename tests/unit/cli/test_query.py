@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.unit.clients.triton_server import echo_server
 from trition_repo_gen.cli import app
 from trition_repo_gen.cli.query import QueryFlags, document
 from trition_repo_gen.clients import Completion
@@ -81,6 +83,23 @@ def test_one_prompt_exactly(line: str) -> None:
     result = CliRunner().invoke(app, ["query", "-mn", "llama", *line.split()])
     assert isinstance(result.exception, QueryError)
     assert str(result.exception) == "Write one of --prompt and --prompt-file."
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("-p \udcff", r"^The prompt has '\\udcff', which is not valid Unicode; send text that is\.$"),
+        ("-p a -it nan", "^The time to wait is nan s; it has to be between 0 and 1000000000 s"),
+        ("-p a --timeout inf", "^The time to wait is inf s; it has to be"),
+        ("-p a -u a..b -it 0", r"^The URL 'a\.\.b' cannot be read"),
+    ],
+)
+def test_mistakes_are_one_sentence(line: str, sentence: str) -> None:
+    with echo_server() as server:
+        command = ["query", "-mn", "echo", "-u", f"grpc://{server.url}", *line.split()]
+        result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, QueryError)
+    assert re.search(sentence, str(result.exception))
 
 
 def test_the_model_is_required() -> None:

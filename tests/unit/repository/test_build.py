@@ -8,6 +8,7 @@ import pytest
 from tests.unit import nemo2_files
 from trition_repo_gen.errors import CheckpointError, LayoutError, RepositoryError, UserError
 from trition_repo_gen.repository import build as module
+from trition_repo_gen.repository import gpu
 from trition_repo_gen.repository.build import Build, build_repository
 from trition_repo_gen.repository.options import BuildOptions
 from trition_repo_gen.repository.validate import parse, read_settings
@@ -193,6 +194,11 @@ class TestRankPython:
         ({"sequence_parallel": True}, "--sequence-parallel has no effect"),
         ({"context_parallel_size": 2}, "context-parallel ranks repeat the work"),
         ({"num_nodes": 2}, "2 nodes have to meet: write --rendezvous HOST:PORT"),
+        ({"chunked_prefill_size": 512}, "--chunked-prefill-size has no effect without --enable-chunked-prefill"),
+        (
+            {"enable_cuda_graphs": True, "pipeline_parallel_size": 2},
+            "--enable-cuda-graphs has no effect with more than one pipeline stage",
+        ),
         ({"kv_cache_gib": 1.0, "kv_cache_fraction": 0.5}, "--kv-cache-fraction has no effect beside --kv-cache-gib"),
         ({"kv_cache_gib": 1.0, "gpu_memory_utilization": 0.5}, "has no effect beside --kv-cache-gib"),
         ({"kv_cache_fraction": 0.5, "gpu_memory_utilization": 0.8}, "has no effect beside --kv-cache-fraction"),
@@ -216,6 +222,22 @@ def test_a_flag_that_has_an_effect_is_quiet(build: Callable[..., Build], changes
     result = build(dry_run=True, **changes)
     assert result.notes == usual.notes
     assert result.deployment.settings != usual.deployment.settings
+
+
+def test_gpus_that_do_not_say_what_they_have_are_noted(
+    build: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nkill -STOP $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(gpu, "_TIMEOUT", 0.1)
+    result = build(dry_run=True)
+    assert result.sizing.gpu is None
+    (note,) = [note for note in result.notes if "nvidia-smi" in note]
+    assert note.endswith("what this machine's GPUs have; write --gpu-memory-gib to learn whether the model fits.")
+    assert not [note for note in build(dry_run=True, gpu_memory_gib=80.0).notes if "nvidia-smi" in note]
 
 
 def test_a_second_version_says_which_one_triton_serves(build: Callable[..., Build], tmp_path: Path) -> None:
@@ -248,9 +270,12 @@ def test_a_twin_streams(build: Callable[..., Build], tmp_path: Path) -> None:
 
 def test_a_twin_that_is_not_wanted_any_more_goes(build: Callable[..., Build], tmp_path: Path) -> None:
     build()
-    assert build(no_stream=True, dry_run=True).twins == {}
+    planned = build(no_stream=True, dry_run=True)
+    assert (planned.twins, planned.removed) == ({}, (tmp_path / "models" / "llama_stream",))
     assert (tmp_path / "models" / "llama_stream").exists()
-    assert build(no_stream=True).twins == {}
+    done = build(no_stream=True)
+    assert (done.twins, done.removed) == (planned.twins, planned.removed)
+    assert build(no_stream=True).removed == ()
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama"]
 
 
@@ -263,6 +288,62 @@ def test_somebody_elses_folder_in_the_twins_place_stops_the_build(build: Callabl
     assert not (tmp_path / "models" / "llama").exists()
     build(no_stream=True)
     assert (theirs / "config.pbtxt").read_text() == 'name: "llama_stream"'
+
+
+@pytest.mark.parametrize("kind", ["stream", "trtllm"])
+def test_another_model_with_a_twins_name_stays(build: Callable[..., Build], tmp_path: Path, kind: str) -> None:
+    other = tmp_path / "models" / f"llama_{kind}"
+    build(model_name=other.name, no_stream=True)
+    before = (other / "config.pbtxt").read_bytes()
+    for dry_run in (True, False):
+        result = build(no_stream=True, dry_run=dry_run)
+        assert result.removed == ()
+        assert f"{other} has the name of a twin of llama, but is another model; it stays." in result.notes
+    with pytest.raises(RepositoryError, match="is a model of its own, and would become the twin of llama"):
+        build(trtllm_alias=True)
+    assert (other / "config.pbtxt").read_bytes() == before
+    build(trtllm_alias=True, force=True)
+    assert parse((other / "config.pbtxt").read_text()).parameters["STREAM_OF"].string_value == "llama"
+
+
+def test_a_twin_is_not_replaced_by_another_model(build: Callable[..., Build], tmp_path: Path) -> None:
+    build()
+    for dry_run in (True, False):
+        with pytest.raises(RepositoryError, match="llama_stream is the twin of llama, and would become a model of its"):
+            build(model_name="llama_stream", dry_run=dry_run)
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama", "llama_stream"]
+
+
+class TestARefusedBuildWritesNoTwinEither:
+    def test_when_triton_cannot_read_a_number(self, build: Callable[..., Build], tmp_path: Path) -> None:
+        for dry_run in (True, False):
+            with pytest.raises(RepositoryError, match=r"Triton cannot read this config\.pbtxt: .*out of range"):
+                build(max_batch_size=3_000_000_000, dry_run=dry_run)
+        assert not (tmp_path / "models").exists()
+
+    def test_when_a_file_stands_in_the_models_place(self, build: Callable[..., Build], tmp_path: Path) -> None:
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "llama").touch()
+        with pytest.raises(RepositoryError, match="llama is not a folder; remove it"):
+            build(force=True)
+        assert [path.name for path in (tmp_path / "models").iterdir()] == ["llama"]
+
+    def test_nor_removes_one(self, build: Callable[..., Build], tmp_path: Path) -> None:
+        build()
+        shutil.rmtree(tmp_path / "models" / "llama")
+        (tmp_path / "models" / "llama").symlink_to("nowhere")
+        with pytest.raises(RepositoryError, match="is a symbolic link to nowhere, which is not there"):
+            build(no_stream=True)
+        assert (tmp_path / "models" / "llama_stream" / "config.pbtxt").is_file()
+
+
+@pytest.mark.parametrize(
+    "rendezvous", ["node0", "node0:", ":29500", "node0:0", "node0:65536", "[::1]:29500", "tcp://node0:1", "node 0:1"]
+)
+def test_nodes_meet_at_a_host_and_a_port(build: Callable[..., Build], rendezvous: str) -> None:
+    with pytest.raises(RepositoryError, match="is no place where nodes can meet; write HOST:PORT, such as node0:29500"):
+        build(num_nodes=2, rendezvous=rendezvous, dry_run=True)
+    assert build(num_nodes=2, rendezvous="10.0.0.7:29500").deployment.settings.rendezvous == "10.0.0.7:29500"
 
 
 class TestMultimodal:
@@ -321,6 +402,7 @@ class TestMultimodal:
     @pytest.mark.parametrize(
         ("changes", "note"),
         [
+            ({"chunked_prefill_size": 512}, "--chunked-prefill-size has no effect on a multimodal model"),
             ({"tokenizer": "x"}, "--tokenizer has no effect on a multimodal model: its processor has the tokenizer"),
             ({"enable_cuda_graphs": True}, "--enable-cuda-graphs has no effect on a multimodal model"),
             ({"enable_flash_decode": True}, "--enable-flash-decode has no effect on a multimodal model"),

@@ -7,6 +7,7 @@ from tests.unit.environments import MEGATRON, NEMO, make_environment
 from trition_repo_gen.checkpoints import Checkpoint, read_nemo2
 from trition_repo_gen.checkpoints import read as read_megatron_bridge
 from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.repository import interpreter
 from trition_repo_gen.repository.interpreter import check, choose
 from trition_repo_gen.repository.options import BuildOptions
 
@@ -74,4 +75,13 @@ def test_what_is_no_python(nemo2: Checkpoint, tmp_path: Path) -> None:
     script.write_text("#!/bin/sh\nexit 1\n")
     script.chmod(0o755)
     with pytest.raises(RepositoryError, match="does not run as a Python"):
+        check(str(script), nemo2)
+
+
+def test_one_that_takes_too_long(nemo2: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -STOP $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(interpreter, "_SECONDS", 0.1)
+    with pytest.raises(RepositoryError, match=r"python did not say within 0\.1 s what packages it has; try again, or"):
         check(str(script), nemo2)

@@ -175,13 +175,33 @@ def test_without_a_gpu_nothing_is_refused(size: Size) -> None:
     ("model", "options"),
     [
         ("llama", {"gpu_memory_gib": 24.0}),
-        ("llama", {"gpu_memory_gib": 24.0, "kv_cache_gib": 0.01}),
+        ("llama", {"gpu_memory_gib": 24.0, "kv_cache_gib": 0.54}),
         ("llama", {"gpu_memory_gib": 24.0, "kv_cache_fraction": 0.9}),
         ("qwen3_moe", {"gpu_memory_gib": 80.0}),
     ],
 )
 def test_what_fits_is_not_refused(size: Size, model: str, options: Any) -> None:
     assert size(model, **options).fits
+
+
+@pytest.mark.parametrize("gpu", [{}, {"gpu_memory_gib": 80.0}])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (1e-10, "1e-10 has room for 0 tokens, too few for one request of 4096; write --kv-cache-gib 0.54."),
+        (0.01, "0.01 has room for 0 tokens, too few for one request of 4096; write --kv-cache-gib 0.54."),
+        (
+            0.5,
+            "0.5 has room for 3840 tokens, too few for one request of 4096; "
+            "write --kv-cache-gib 0.54 or --inference-max-seq-length 3840.",
+        ),
+    ],
+)
+def test_a_kv_cache_too_small_for_one_request(size: Size, given: float, sentence: str, gpu: Any) -> None:
+    with pytest.raises(LayoutError, match=f"^--kv-cache-gib {re.escape(sentence)}$"):
+        size("llama", kv_cache_gib=given, **gpu)
+    assert size("llama", kv_cache_gib=0.54, **gpu).requests == 1
+    assert size("llama", kv_cache_gib=0.5, inference_max_seq_length=3840, **gpu).requests == 1
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,20 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.repository import write as module
 from trition_repo_gen.repository.render import CONFIG, MARK, Files, sign
-from trition_repo_gen.repository.write import Written, compare, write
+from trition_repo_gen.repository.write import Folder, Written, write
+
+MODEL = """
+import os, signal, sys
+from pathlib import Path, PurePosixPath
+from trition_repo_gen.repository.write import Folder, write
+
+def put(content, check):
+    files = {PurePosixPath('config.pbtxt'): content}
+    write([Folder(path=Path(sys.argv[1]), version=1, files=files, check=check)], force=False)
+"""
+"""The beginning of a program that writes a model's folder."""
 
 
 def files(version: int = 1, batch: int = 8) -> Files:
@@ -29,7 +41,15 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def put(folder: Path, content: Files, version: int = 1, *, force: bool = False) -> Written:
-    return write(folder, version, content, force=force, check=lambda staged: None)
+    wanted = Folder(path=folder, version=version, files=content, check=lambda staged: None)
+    (written,) = write([wanted], force=force)
+    return written
+
+
+def compare(folder: Path, version: int, content: Files) -> Written:
+    wanted = Folder(path=folder, version=version, files=content, check=lambda staged: None)
+    (written,) = module.compare([wanted], force=False)
+    return written
 
 
 @pytest.fixture
@@ -102,6 +122,79 @@ def test_an_edited_config_is_kept_beside(folder: Path) -> None:
     assert (folder / CONFIG).read_bytes() == files()[CONFIG]
 
 
+def test_an_earlier_edit_is_kept_as_well(folder: Path) -> None:
+    put(folder, files())
+    for batch in (12, 13, 14):
+        (folder / CONFIG).write_text(f"max_batch_size: {batch} # {MARK}")
+        put(folder, files())
+    kept = [folder / name for name in ("config.pbtxt.edited", "config.pbtxt.edited.2", "config.pbtxt.edited.3")]
+    assert [path.read_text()[16:18] for path in kept] == ["12", "13", "14"]
+
+
+class TestSeveralFolders:
+    def test_are_all_written_or_none(self, folder: Path) -> None:
+        def refuse(staged: Path) -> None:
+            raise RepositoryError("no")
+
+        put(folder, files())
+        before = tree(folder.parent)
+        model = Folder(path=folder, version=1, files=files(batch=16), check=lambda staged: None)
+        twin = Folder(path=folder.with_name("llama_stream"), version=1, files=files(), check=refuse)
+        with pytest.raises(RepositoryError, match=r"^no$"):
+            write([model, twin], [folder], force=False)
+        assert tree(folder.parent) == before
+
+    def test_and_then_the_unwanted_ones_go(self, folder: Path, tmp_path: Path) -> None:
+        put(folder, files())
+        put(folder.with_name("llama_stream"), files())
+        put(tmp_path / "elsewhere", files())
+        folder.with_name("llama_trtllm").symlink_to(tmp_path / "elsewhere")
+        unwanted = [folder.with_name("llama_stream"), folder.with_name("llama_trtllm")]
+        model = Folder(path=folder, version=1, files=files(batch=16), check=lambda staged: None)
+        assert write([model], unwanted, force=False) == [Written("updated", (CONFIG,))]
+        assert [path.name for path in folder.parent.iterdir()] == ["llama"]
+        assert tree(tmp_path / "elsewhere") == {str(path): content for path, content in files().items()}
+
+
+class TestASymbolicLink:
+    @pytest.fixture
+    def target(self, folder: Path, tmp_path: Path) -> Path:
+        """Where the model's folder lies, in another one than the repository."""
+        folder.parent.mkdir()
+        folder.symlink_to(tmp_path / "disk" / "model")
+        return tmp_path / "disk" / "model"
+
+    def test_stays_and_what_it_leads_to_is_replaced(self, folder: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        put(folder, files())
+        assert put(folder, files(batch=16)) == Written("updated", (CONFIG,))
+        assert folder.readlink() == target
+        assert tree(target) == {str(path): content for path, content in files(batch=16).items()}
+        assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+    def test_may_lead_to_its_neighbour(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder.parent.mkdir()
+        folder.with_name("neighbour").mkdir()
+        folder.symlink_to("neighbour")
+        monkeypatch.chdir(folder.parent.parent)
+        assert put(Path("repository/llama"), files()).outcome == "updated"
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["llama", "neighbour"]
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_that_leads_nowhere_is_refused(self, folder: Path, target: Path, force: bool) -> None:
+        with pytest.raises(RepositoryError, match=rf"llama is a symbolic link to {target}, which is not there; make"):
+            put(folder, files(), force=force)
+        assert folder.is_symlink()
+        assert not target.parent.exists()
+
+    def test_that_an_older_build_left_behind_goes(self, folder: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        (target / "labels.txt").write_text("yes")
+        folder.rename(folder.with_name(".trgen-llama-12345678"))
+        assert put(folder, files()).outcome == "created"
+        assert tree(target) == {"labels.txt": b"yes"}
+
+
 class TestSomebodyElsesModel:
     def test_is_not_replaced(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -130,7 +223,7 @@ class TestFailure:
         put(folder, files())
         before = tree(folder)
         with pytest.raises(RepositoryError):
-            write(folder, 1, files(batch=16), force=False, check=refuse)
+            write([Folder(path=folder, version=1, files=files(batch=16), check=refuse)], force=False)
         assert tree(folder) == before
 
     def test_of_the_disk_is_one_sentence(self, folder: Path) -> None:
@@ -158,13 +251,7 @@ class TestFailure:
 
     def test_sigterm_waits_until_the_folder_is_whole(self, folder: Path) -> None:
         put(folder, files())
-        program = (
-            "import os, signal, sys; from pathlib import Path, PurePosixPath\n"
-            "from trition_repo_gen.repository.write import write\n"
-            "files = {PurePosixPath('config.pbtxt'): b'new'}\n"
-            "term = lambda staged: os.kill(os.getpid(), signal.SIGTERM)\n"
-            "write(Path(sys.argv[1]), 1, files, force=False, check=term)\n"
-        )
+        program = f"{MODEL}\nput(b'new', lambda staged: os.kill(os.getpid(), signal.SIGTERM))"
         done = subprocess.run([sys.executable, "-c", program, str(folder)], check=False)
         assert done.returncode == -signal.SIGTERM
         assert tree(folder) == {"config.pbtxt": b"new"}
@@ -172,12 +259,7 @@ class TestFailure:
     def test_a_killed_build_leaves_the_old_model_and_the_next_one_cleans_up(self, folder: Path) -> None:
         put(folder, files())
         before = tree(folder)
-        program = (
-            "import os, sys; from pathlib import Path, PurePosixPath\n"
-            "from trition_repo_gen.repository.write import write\n"
-            "files = {PurePosixPath('config.pbtxt'): b'half'}\n"
-            "write(Path(sys.argv[1]), 1, files, force=False, check=lambda staged: os._exit(9))\n"
-        )
+        program = f"{MODEL}\nput(b'half', lambda staged: os._exit(9))"
         assert subprocess.run([sys.executable, "-c", program, str(folder)], check=False).returncode == 9
         assert tree(folder) == before
         assert list(folder.parent.glob(".trgen-*"))

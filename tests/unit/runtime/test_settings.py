@@ -1,6 +1,6 @@
 import pytest
 
-from trition_repo_gen.runtime.settings import Settings, SettingsError
+from trition_repo_gen.runtime.settings import Settings, SettingsError, cuda_graphs_obstacle
 
 
 def test_parameters_round_trip() -> None:
@@ -43,3 +43,9 @@ def test_sizes_follow_from_the_layout() -> None:
     settings = Settings(checkpoint="/c", tensor_parallel_size=2, pipeline_parallel_size=2, num_gpus=4, num_nodes=2)
 
     assert (settings.world_size, settings.model_parallel_size, settings.data_parallel_size) == (8, 4, 2)
+
+
+def test_what_keeps_steps_from_being_recorded() -> None:
+    assert cuda_graphs_obstacle(stages=1, experts=0) is None
+    assert cuda_graphs_obstacle(stages=2, experts=0) == "more than one pipeline stage"
+    assert cuda_graphs_obstacle(stages=1, experts=8) == "a mixture of experts"

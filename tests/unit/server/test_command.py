@@ -71,6 +71,14 @@ def test_a_forwarded_number_that_is_none() -> None:
         plan(options("--http-port=many"))
 
 
+@pytest.mark.parametrize("port", ["70000", "65536", "0", "-5"])
+def test_a_forwarded_port_that_is_none(port: str) -> None:
+    for name in ("http", "grpc", "metrics"):
+        with pytest.raises(ServerError, match=f"--{name}-port is '{port}'; write a port from 1 to 65535"):
+            plan(options(f"--{name}-port={port}"))
+        assert plan(options(f"--{name}-port={port}", f"--allow-{name}=false")).arguments[-2] == f"--{name}-port={port}"
+
+
 @pytest.mark.parametrize(
     ("address", "url"),
     [
@@ -164,7 +172,12 @@ def test_one_port_for_two() -> None:
 
 @pytest.mark.parametrize(
     ("address", "sentence"),
-    [("192.0.2.1", "'192.0.2.1' is not this machine's"), ("no such host", "'no such host' is unknown")],
+    [
+        ("192.0.2.1", "'192.0.2.1' is not this machine's"),
+        ("no such host", "'no such host' is unknown"),
+        ("a..b", r"'a\.\.b' is unknown; write one such as"),
+        ("a" * 64, "'a{64}' is unknown; write one such as"),
+    ],
 )
 def test_an_address_that_cannot_be_bound(address: str, sentence: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
