@@ -1,12 +1,14 @@
 """The page in a real browser: a question, its streamed answer, stop, an image."""
 
 import base64
+import fcntl
 import os
 import re
 import shutil
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,6 @@ from tests.e2e.resting import rest_service
 from tests.e2e.serving import Serving
 from trition_repo_gen.server import free_ports, running_server
 
-LONG = "Count from one to fifty."
 RATE = re.compile(r"^\d+(\.\d)?$")
 PATIENCE = 60_000  # milliseconds
 # Headless, and silent: Chromium would look for its maker's hosts.
@@ -25,9 +26,10 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
-# A model of the wire that answers with what it was given: the format of each image, its size, and the question.
+# A model of the wire that answers with the conversation that it was given, each image as its format and size. Its twin
+# streams word by word, and goes on to the last one only when nobody holds the file LOCK.
 SEES = """
-import base64, json, struct
+import base64, fcntl, json, struct
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -35,20 +37,21 @@ def read(request, name):
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     return None if tensor is None else tensor.as_numpy()[0, 0]
 
+def seen(image):
+    head, _, data = image.partition(",")
+    width, height = struct.unpack(">II", base64.b64decode(data)[16:24])
+    return f"{head} {width}x{height}; "
+
 def answer(request):
-    messages = json.loads(read(request, "prompts"))
-    parts = messages[-1]["content"]
-    given = read(request, "images")
-    if given is None:
-        return "Nothing."
-    images = json.loads(given) if given.startswith(b"[") else [given.decode()]
-    assert [part["type"] for part in parts] == ["image"] * len(images) + ["text"], parts
-    seen = []
-    for image in images:
-        head, _, data = image.partition(",")
-        width, height = struct.unpack(">II", base64.b64decode(data)[16:24])
-        seen.append(f"{head} {width}x{height}")
-    return "; ".join(seen) + ": " + parts[-1]["text"]
+    given = read(request, "images") or b"[]"
+    images = iter(json.loads(given) if given.startswith(b"[") else [given.decode()])
+    turns = []
+    for message in json.loads(read(request, "prompts")):
+        parts = message["content"]
+        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
+        turns.append("".join(seen(next(images)) if part["type"] == "image" else part["text"] for part in parts))
+    assert next(images, None) is None
+    return " / ".join(turns)
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -61,6 +64,8 @@ class TritonPythonModel:
             pieces = [word + " " for word in words[:-1]] + words[-1:] if self.streams else [" ".join(words)]
             for piece in pieces[:-1]:
                 sender.send(pb_utils.InferenceResponse([self.text("sentences", piece)]))
+            with open(LOCK) as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
             last = [self.text("sentences", pieces[-1]), self.text("finish_reason", "stop")]
             last += [pb_utils.Tensor(name, np.array([[len(words)]])) for name in ("prompt_tokens", "completion_tokens")]
             sender.send(pb_utils.InferenceResponse(last), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -73,7 +78,6 @@ backend: "python"
 max_batch_size: 1
 input [
   { name: "prompts", data_type: TYPE_STRING, dims: [ 1 ] },
-  { name: "images", data_type: TYPE_STRING, dims: [ 1 ], optional: true },
   { name: "apply_chat_template", data_type: TYPE_BOOL, dims: [ 1 ], optional: true },
   { name: "max_length", data_type: TYPE_INT64, dims: [ 1 ], optional: true },
   { name: "temperature", data_type: TYPE_FP32, dims: [ 1 ], optional: true },
@@ -87,6 +91,8 @@ output [
 ]
 instance_group [ { count: 1, kind: KIND_CPU } ]
 """
+IMAGES = 'input [ { name: "images", data_type: TYPE_STRING, dims: [ 1 ], optional: true } ]\n'
+DECOUPLED = "model_transaction_policy { decoupled: true }\n"
 
 
 def png(width: int, height: int) -> bytes:
@@ -138,14 +144,22 @@ def service(llama: Serving) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service in front of a tritonserver with a model that takes images."""
+def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the models of `seeing` wait for."""
+    path = tmp_path_factory.mktemp("lock") / "lock"
+    path.touch()
+    return path
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory, lock: Path) -> Iterator[str]:
+    """The service in front of a tritonserver with a model that takes images, `sees`, and one that does not, `tells`."""
     repository = tmp_path_factory.mktemp("sees")
-    for name in ("sees", "sees_stream"):
-        (repository / name / "1").mkdir(parents=True)
-        (repository / name / "1" / "model.py").write_text(SEES)
-        policy = "model_transaction_policy { decoupled: true }\n" if name.endswith("_stream") else ""
-        (repository / name / "config.pbtxt").write_text(CONFIG + policy)
+    for name, inputs in (("sees", IMAGES), ("tells", "")):
+        for model, policy in ((name, ""), (f"{name}_stream", DECOUPLED)):
+            (repository / model / "1").mkdir(parents=True)
+            (repository / model / "1" / "model.py").write_text(f"LOCK = {str(lock)!r}\n{SEES}")
+            (repository / model / "config.pbtxt").write_text(CONFIG + inputs + policy)
     http, grpc, metrics = free_ports(3)
     with (
         running_server(repository, http_port=http, grpc_port=grpc, metrics_port=metrics) as server,
@@ -154,8 +168,17 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Keep answers of `seeing` from ending; while the block runs they lack their last word."""
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def ask(page: Page, question: str) -> Locator:
     """Ask as somebody at a keyboard does; return the answer's article."""
+    expect(page.get_by_role("button", name="Send")).to_be_visible()  # until then the page takes no question
     page.get_by_label("Your question").fill(question)
     page.keyboard.press("Enter")
     return page.locator("article.answer").last
@@ -181,15 +204,28 @@ def test_a_question_and_its_streamed_answer(page: Page, service: str) -> None:
     expect(page.get_by_label("Your question")).to_be_focused()
 
 
-def test_the_answer_grows_and_can_be_stopped(page: Page, service: str) -> None:
-    set_up(page, service, Temperature="0", Most_new_tokens="600")
-    answer = ask(page, LONG)
-    expect(answer.locator(".text")).to_contain_text("One, two, three")
-    page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("status")).to_have_text("Stopped.")
-    stopped = answer.locator(".text").inner_text()
-    assert "fifty" not in stopped
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
+def test_the_answer_grows_and_can_be_stopped(page: Page, seeing: str, lock: Path) -> None:
+    page.goto(seeing)
+    expect(page.get_by_label("Model")).to_be_enabled()
+    with held(lock):
+        answer = ask(page, "One, two, three, and so on up to fifty")
+        expect(answer.locator(".text")).to_contain_text("One, two, three")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("status")).to_have_text("Stopped.")
+        stopped = answer.locator(".text").inner_text()
+        assert "fifty" not in stopped
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+
+
+def test_a_new_conversation_knows_nothing_of_the_answer_that_it_stops(page: Page, seeing: str, lock: Path) -> None:
+    page.goto(seeing)
+    expect(page.get_by_label("Model")).to_be_enabled()
+    with held(lock):
+        expect(ask(page, "Hello again").locator(".text")).to_contain_text("Hello")
+        page.get_by_role("button", name="New conversation").click()
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(ask(page, "Who are you?").locator(".text")).to_have_text("Who are you?")
+    expect(ask(page, "I see.").locator(".text")).to_have_text("Who are you? / Who are you? / I see.")
 
 
 def test_a_refusal_is_shown(page: Page, service: str) -> None:
@@ -232,7 +268,7 @@ def test_images_are_dropped_and_chosen(page: Page, seeing: str) -> None:
     page.get_by_label("Add image").set_input_files({"name": "chosen.png", "mimeType": "image/png", "buffer": png(5, 9)})
     expect(page.get_by_role("img", name="chosen.png")).to_be_visible()
     both = ask(page, "What is it?")
-    seen = "data:image/png;base64 31x7; data:image/png;base64 5x9: What is it?"
+    seen = "data:image/png;base64 31x7; data:image/png;base64 5x9; What is it?"
     expect(both.locator(".text")).to_have_text(seen)
     expect(page.locator("#images")).to_be_hidden()
 
@@ -241,10 +277,28 @@ def test_images_are_dropped_and_chosen(page: Page, seeing: str) -> None:
     expect(page.locator("#images")).to_be_hidden()
 
 
+def test_a_text_model_goes_on_with_a_conversation_about_images(page: Page, seeing: str) -> None:
+    page.goto(seeing)
+    expect(page.get_by_label("Model")).to_have_value("sees")
+    page.get_by_label("Add image").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": png(5, 9)})
+    expect(page.get_by_role("img", name="a.png")).to_be_visible()
+    seen = "data:image/png;base64 5x9; What is it?"
+    expect(ask(page, "What is it?").locator(".text")).to_have_text(seen)
+
+    page.get_by_label("Model").select_option("tells")
+    without = ask(page, "Are you sure?")
+    expect(without.locator(".text")).to_have_text(f"What is it? / {seen} / Are you sure?")
+    page.get_by_label("Model").select_option("sees")
+    again = ask(page, "And now?")
+    expect(again.locator(".text")).to_have_text(
+        f"{seen} / {seen} / Are you sure? / What is it? / {seen} / Are you sure? / And now?"
+    )
+
+
 def test_an_answer_in_one_piece_has_figures(page: Page, seeing: str) -> None:
     page.goto(seeing)
     expect(page.get_by_label("Model")).to_have_value("sees")
-    answer = ask(page, "What is it?")
+    answer = ask(page, "Nothing.")
     expect(answer.locator(".text")).to_have_text("Nothing.")
     expect(answer.locator(".rate")).to_have_text(RATE)
 

@@ -52,6 +52,7 @@ def parse_url(url: str) -> ServerAddress:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         scheme, host, port = parts.scheme, parts.hostname, parts.port
+        (host or "").encode("idna")  # as a socket will; it refuses empty and long names between dots
     except ValueError as error:
         raise QueryError(f"The URL {url!r} cannot be read ({error}); {_FORM}.") from None
     protocol = next((known for known in _DEFAULT_PORTS if known == scheme), None)

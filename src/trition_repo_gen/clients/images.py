@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from trition_repo_gen.errors import QueryError
 
+from .text import utf8
 from .triton import column
 
 Image = Any
@@ -42,7 +43,7 @@ def tensor(images: Any, rows: int) -> NDArray[np.object_]:
         raise QueryError("images has to be a list: for each prompt its picture, a list of its pictures, or None.")
     if len(images) != rows:
         raise QueryError(f"images has {len(images)} elements for {rows} prompts; give one per prompt.")
-    return column([_element(image).encode() for image in images], np.object_)
+    return column([utf8("An image", _element(image)) for image in images], np.object_)
 
 
 def encode(image: Image) -> str:

@@ -14,6 +14,7 @@ from trition_repo_gen.errors import QueryError
 from . import images
 from .address import parse_url
 from .errors import ServerFailedError
+from .text import decode, utf8
 from .triton import TritonModel, column
 
 Messages = Sequence[Mapping[str, Any]]
@@ -61,7 +62,7 @@ class LLMClient:
         timeout: seconds that an answer may take.
 
     Raises:
-        QueryError: the URL cannot be read.
+        QueryError: the URL cannot be read, the name is not valid Unicode, or the timeout is no number of seconds.
     """
 
     def __init__(self, url: str, model_name: str, *, timeout: float = 600.0) -> None:
@@ -84,7 +85,8 @@ class LLMClient:
         """Wait until the server and the model answer.
 
         Raises:
-            QueryError: the server has no such model, or time ran out; the text says what was waited for.
+            QueryError: the server has no such model, `seconds` is no number of seconds, or time ran out; the text says
+                what was waited for.
         """
         self._model.wait_ready(seconds)
 
@@ -187,11 +189,6 @@ class LLMClient:
         return self._model.infer(inputs, wanted)
 
 
-def decode(value: bytes) -> str:
-    """Return text of the wire; a token sequence may end in the middle of a character."""
-    return value.decode(errors="replace")
-
-
 def _inputs(prompts: Sequence[Prompt], parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     if not prompts:
         raise QueryError("There is no prompt; send at least one.")
@@ -240,4 +237,4 @@ def _stop_words(value: Any, rows: int) -> list[list[str]]:
 
 
 def _encode_prompt(prompt: Prompt) -> bytes:
-    return (prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)).encode()
+    return utf8("The prompt", prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False))

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from trition_repo_gen.errors import QueryError
 
 from .images import Images
-from .llm import LLMClient, Prompt, decode
+from .llm import LLMClient, Prompt
+from .text import decode
 
 
 class NemoQueryLLMPyTorch:
@@ -72,7 +73,7 @@ class NemoQueryLLMPyTorch:
             all_probs: has no counterpart; refused when set.
             compute_logprob: return log-probabilities.
             end_strings: texts that end the answer, as `stop_words`.
-            min_length: has no counterpart; refused when set.
+            min_length: least new tokens before an answer may end by itself.
             max_length: most new tokens.
             apply_chat_template: prompts are conversations.
             n_top_logprobs: return that many most likely tokens at each position.
@@ -91,7 +92,7 @@ class NemoQueryLLMPyTorch:
         Raises:
             QueryError: an argument is refused, the server did not answer in time, or answered with an error.
         """
-        for name, value in (("add_BOS", add_BOS), ("all_probs", all_probs), ("min_length", min_length)):
+        for name, value in (("add_BOS", add_BOS), ("all_probs", all_probs)):
             if value:
                 raise QueryError(f"{name} is {value!r}, which this server cannot do; leave it out.")
         words = [*(end_strings or []), *(stop_words or [])]
@@ -103,6 +104,7 @@ class NemoQueryLLMPyTorch:
             outputs = client.infer_arrays(
                 prompts,
                 ["sentences"],
+                min_length=min_length,
                 max_length=max_length,
                 temperature=temperature,
                 top_k=top_k,

@@ -17,9 +17,12 @@ from trition_repo_gen.errors import QueryError
 from . import streaming
 from .address import ServerAddress
 from .errors import RequestTooSlowError, ServerFailedError, from_triton
+from .text import utf8
 
 _POLL_INTERVAL = 0.1
 _PROBE_SECONDS = 5.0
+_MOST_SECONDS = 10**9
+"""Thirty years; a socket takes no more than nine times that."""
 _DATATYPES = {"O": "BYTES", "i": "INT64", "f": "FP32", "b": "BOOL"}
 """By the kind of the array's dtype; the arrays are made here, as object, int64, float32 and bool."""
 
@@ -31,9 +34,14 @@ class TritonModel:
         address: where the server is.
         name: the model's name.
         timeout: seconds that an answer may take.
+
+    Raises:
+        QueryError: the name is not valid Unicode, or the timeout is no number of seconds.
     """
 
     def __init__(self, address: ServerAddress, name: str, timeout: float) -> None:
+        utf8("The model's name", name)
+        _check_seconds(timeout)
         self.address = address
         self.name = name
         self._timeout = timeout
@@ -64,9 +72,10 @@ class TritonModel:
         """Wait until the server and the model answer; return at once if they do.
 
         Raises:
-            QueryError: the server has no model of this name.
+            QueryError: the server has no model of this name, or `seconds` is no number of seconds.
             ServerFailedError: time ran out; the text says what was waited for.
         """
+        _check_seconds(seconds)
         deadline = time.monotonic() + seconds
         while (missing := self._first_missing()) is not None:
             if time.monotonic() >= deadline:
@@ -168,6 +177,11 @@ class TritonModel:
             raise ServerFailedError(f"What listens at {self.address} does not speak HTTP.") from None
         except OSError as error:
             raise ServerFailedError(error.strerror or str(error) or type(error).__name__) from None
+
+
+def _check_seconds(seconds: float) -> None:
+    if not 0 <= seconds <= _MOST_SECONDS:  # nan is not, either
+        raise QueryError(f"The time to wait is {seconds} s; it has to be between 0 and {_MOST_SECONDS} s.")
 
 
 def column(values: Sequence[Any], dtype: type[np.generic]) -> NDArray[Any]:

@@ -83,9 +83,6 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
         return ApiError(400, "The request's body is not JSON.")
     if not path:
         return ApiError(400, "The request's body has to be a JSON object, sent as application/json.")
-    if error["type"] == "extra_forbidden":
-        name = ".".join(map(str, path))
-        return ApiError(400, f"Unrecognized request argument supplied: {name}.", param=name)
     if error["type"] == "missing":
         param = ".".join(map(str, [*_real(path[:-1], body), path[-1]]))
         return ApiError(400, f"You must provide {param}.", param=param)

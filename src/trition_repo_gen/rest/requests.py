@@ -3,11 +3,13 @@
 https://platform.openai.com/docs/api-reference: what changes an answer and cannot be done here is refused, what does not
 is ignored, and a name that OpenAI does not know is a mistake. `top_k`, `repetition_penalty`, `min_tokens` and
 `ignore_eos` are vLLM's.
+
+Of a body's many mistakes only the first are looked for: each takes far more memory than the text that it is about.
 """
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from .errors import UNSUPPORTED
@@ -16,6 +18,10 @@ _MAX_INT = 2**31 - 1
 
 _Count = Annotated[int, Field(ge=1, le=_MAX_INT)]
 _StopWord = Annotated[str, Field(min_length=1)]
+type _List[T] = Annotated[list[T], Field(fail_fast=True)]
+"""A list whose first unfit element is the only one that is told of."""
+_Json = Any
+"""Whatever JSON can say; pydantic's `JsonValue` would look at every element, and tell of each that is too deep."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "presence_penalty": (0,),
@@ -43,8 +49,6 @@ class StreamOptions(BaseModel):
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -59,17 +63,29 @@ class _Request(BaseModel):
     min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] | None = None
     ignore_eos: bool | None = None
 
-    presence_penalty: JsonValue = None
-    frequency_penalty: JsonValue = None
-    logit_bias: JsonValue = None
+    presence_penalty: _Json = None
+    frequency_penalty: _Json = None
+    logit_bias: _Json = None
 
-    user: JsonValue = None
-    store: JsonValue = None
-    metadata: JsonValue = None
-    service_tier: JsonValue = None
-    safety_identifier: JsonValue = None
-    prompt_cache_key: JsonValue = None
-    prompt_cache_retention: JsonValue = None
+    user: _Json = None
+    store: _Json = None
+    metadata: _Json = None
+    service_tier: _Json = None
+    safety_identifier: _Json = None
+    prompt_cache_key: _Json = None
+    prompt_cache_retention: _Json = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_names(cls, body: Any) -> Any:
+        # pydantic's own extra="forbid" would tell of all of them.
+        known = cls.model_fields
+        for name in body if isinstance(body, dict) else ():
+            if name not in known:
+                # JSON can spell half a character, which neither pydantic nor a response can repeat.
+                spelt = {"name": name.encode(errors="backslashreplace").decode()}
+                raise PydanticCustomError(UNSUPPORTED, "Unrecognized request argument supplied: {name}", spelt)
+        return body
 
     @model_validator(mode="after")
     def _refuse_what_is_not_supported(self) -> Self:
@@ -102,11 +118,11 @@ class _Request(BaseModel):
 class CompletionRequest(_Request):
     """The body of `POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | _List[str] | _List[int] | _List[_List[int]]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    suffix: JsonValue = None
-    best_of: JsonValue = None
+    suffix: _Json = None
+    best_of: _Json = None
 
 
 class ImageUrl(BaseModel):
@@ -138,25 +154,25 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | _List[Part] | None = None
 
 
 class ChatRequest(_Request):
     """The body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[_List[Message], Field(min_length=1)]
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: JsonValue = None
-    tool_choice: JsonValue = None
-    functions: JsonValue = None
-    function_call: JsonValue = None
-    parallel_tool_calls: JsonValue = None
-    response_format: JsonValue = None
-    modalities: JsonValue = None
-    audio: JsonValue = None
-    web_search_options: JsonValue = None
-    prediction: JsonValue = None
-    reasoning_effort: JsonValue = None
-    verbosity: JsonValue = None
+    tools: _Json = None
+    tool_choice: _Json = None
+    functions: _Json = None
+    function_call: _Json = None
+    parallel_tool_calls: _Json = None
+    response_format: _Json = None
+    modalities: _Json = None
+    audio: _Json = None
+    web_search_options: _Json = None
+    prediction: _Json = None
+    reasoning_effort: _Json = None
+    verbosity: _Json = None

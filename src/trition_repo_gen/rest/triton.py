@@ -75,7 +75,8 @@ class Triton:
         """Send one row and return its outputs. Cancelling the task cancels the call.
 
         Raises:
-            ApiError: Triton refused the request, failed, or did not answer within `seconds`.
+            ApiError: a text is not valid Unicode; or Triton refused the request, failed, or did not answer within
+                `seconds`.
         """
         return _outputs(await self._call("ModelInfer", _request(model, row, outputs), seconds))
 
@@ -118,7 +119,7 @@ def _request(model: str, row: Row, outputs: Iterable[str]) -> Any:
         tensor = request.inputs.add(name=name, shape=(1, 1))
         if isinstance(value, str):
             tensor.datatype = "BYTES"
-            tensor.contents.bytes_contents.append(value.encode())
+            tensor.contents.bytes_contents.append(_encoded(value))
         elif isinstance(value, bool):
             tensor.datatype = "BOOL"
             tensor.contents.bool_contents.append(value)
@@ -131,6 +132,15 @@ def _request(model: str, row: Row, outputs: Iterable[str]) -> Any:
     for name in outputs:
         request.outputs.add(name=name)
     return request
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can spell it, and JavaScript makes it of a text that is cut in the middle of an emoji.
+        half = text[error.start]
+        raise ApiError(400, f"The text has {half!r}, which is half a character; send valid Unicode.") from None
 
 
 def _outputs(response: Any) -> Outputs:

@@ -22,6 +22,8 @@ from trition_repo_gen.errors import QueryError
         ("[::]:9000", "http://[::1]:9000"),
         ("[fe80::1]", "http://[fe80::1]:8000"),
         ("10.0.0.7", "http://10.0.0.7:8000"),
+        ("my_host.", "http://my_host.:8000"),
+        ("bücher.example", "http://bücher.example:8000"),
     ],
 )
 def test_urls(url: str, expected: str) -> None:
@@ -46,6 +48,8 @@ def test_what_is_spoken(url: str, grpc: bool, encrypted: bool) -> None:
         (":8000", "':8000' has no host"),
         ("localhost:many", "'localhost:many' cannot be read"),
         ("localhost:70000", "'localhost:70000' cannot be read"),
+        ("a..b", r"'a\.\.b' cannot be read \(label empty or too long\)"),
+        ("\udcff", "cannot be read"),
         ("localhost:8000/v2/models", "says more than where the server is"),
         ("http://me@localhost", "says more than where the server is"),
     ],

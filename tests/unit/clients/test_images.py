@@ -91,6 +91,7 @@ def test_one_element_per_prompt(file: Path) -> None:
         (["/", b""], "cannot be read"),
         (["x" * 5001, b""], "cannot be read"),
         (["a\0b", b""], "cannot be read"),
+        (["data:,\udcff", b""], r"^An image has '\\udcff', which is not valid Unicode"),
     ],
 )
 def test_what_is_no_picture(images: Any, sentence: str) -> None:

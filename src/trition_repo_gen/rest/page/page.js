@@ -115,6 +115,12 @@ function userMessage(text, sent) {
   return { role: "user", content: text ? [...parts, { type: "text", text }] : parts };
 }
 
+// A model that takes no images would refuse a conversation that began with one that does.
+function withoutImages(message) {
+  if (typeof message.content === "string") return message;
+  return { ...message, content: message.content.filter((part) => part.type !== "image_url") };
+}
+
 // Yields the JSON documents of a response of server-sent events.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -186,13 +192,15 @@ async function ask() {
   const name = find("model").value;
   const chat = find("mode").value === "chat" || sent.length > 0;
   const message = userMessage(question, sent);
+  const mine = conversation; // while the answer runs, somebody may begin a new one
+  const before = takesImages() ? mine : mine.map(withoutImages);
   const body = {
     model: name,
     stream: true,
     stream_options: { include_usage: true },
     temperature: find("temperature").valueAsNumber || 0,
     max_tokens: find("max-tokens").valueAsNumber || 512,
-    ...(chat ? { messages: [...conversation, message] } : { prompt: question }),
+    ...(chat ? { messages: [...before, message] } : { prompt: question }),
   };
   running = new AbortController();
   images = [];
@@ -229,7 +237,7 @@ async function ask() {
       if (error.status === 401) openSettings(true);
     }
   }
-  if (chat && answer) conversation.push(message, { role: "assistant", content: answer });
+  if (chat && answer) mine.push(message, { role: "assistant", content: answer });
   article.classList.remove("running");
   find("transcript").removeAttribute("aria-busy");
   running = null;
