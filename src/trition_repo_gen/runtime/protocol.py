@@ -1,4 +1,4 @@
-"""The messages between Triton's stub and the ranks: msgpack over ZeroMQ, one frame a message.
+"""The messages between Triton's stub and the ranks: msgpack over ZeroMQ, a frame for one or for a list of them.
 
 The stub sends `Generate` and `Cancel` to a group's leader. Every rank says `Hello`; leaders send the rest.
 """

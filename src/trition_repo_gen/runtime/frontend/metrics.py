@@ -1,6 +1,7 @@
 """What the deployment tells Prometheus through Triton's own endpoint, under vLLM's names with the prefix `trgen:`."""
 
 import bisect
+import math
 import threading
 from collections import defaultdict
 from typing import Any
@@ -52,6 +53,7 @@ class Metrics(Observer):
         self._lock = threading.Lock()
         self._sums: defaultdict[_Series, float] = defaultdict(float)
         self._values: dict[_Series, float] = {}
+        self._observations: defaultdict[str, list[float]] = defaultdict(list)
         self._families: dict[str, Any] = {}
         self._metrics: dict[_Series, Any] = {}
         for name, help_ in GAUGES.items():
@@ -78,12 +80,8 @@ class Metrics(Observer):
 
     def observe(self, name: str, value: float) -> None:
         """Add an observation to a histogram."""
-        bounds = HISTOGRAMS[name][1]
-        self.add(f"{name}_sum", value)
-        self.add(f"{name}_count")
-        for bound in bounds[bisect.bisect_left(bounds, value) :]:
-            self.add(f"{name}_bucket", le=str(bound))
-        self.add(f"{name}_bucket", le="+Inf")
+        with self._lock:
+            self._observations[name].append(value)
 
     def waiting(self, requests: int) -> None:
         """Set how many requests wait."""
@@ -129,13 +127,25 @@ class Metrics(Observer):
         with self._lock:
             sums, self._sums = self._sums, defaultdict(float)
             values, self._values = self._values, {}
+            observations, self._observations = self._observations, defaultdict(list)
+        added = [_histogram(name, observed) for name, observed in observations.items()]
         for series, value in values.items():
             self._metric(series).set(value)
-        for series, value in sums.items():
-            self._metric(series).increment(value)
+        for part in (*added, sums):
+            for series, value in part.items():
+                self._metric(series).increment(value)
 
     def _metric(self, series: _Series) -> Any:
         if series not in self._metrics:
             name, labels = series
             self._metrics[series] = self._families[name].Metric(labels=self._labels | dict(labels))
         return self._metrics[series]
+
+
+def _histogram(name: str, observed: list[float]) -> dict[_Series, float]:
+    """Return what observations add to the series of a histogram; each bucket counts those of the buckets below, too."""
+    observed.sort()
+    counts = {str(bound): bisect.bisect_right(observed, bound) for bound in HISTOGRAMS[name][1]}
+    counts["+Inf"] = len(observed)
+    added: dict[_Series, float] = {(f"{name}_bucket", (("le", bound),)): n for bound, n in counts.items() if n}
+    return added | {(f"{name}_count", ()): len(observed), (f"{name}_sum", ()): math.fsum(observed)}

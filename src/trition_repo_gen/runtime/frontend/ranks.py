@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -89,6 +90,8 @@ class Ranks:
 
         self._pending: dict[int, _Submission] = {}
         self._leaders: dict[bytes, _LeaderState] = {}
+        self._outgoing: defaultdict[bytes, list[Generate | Cancel]] = defaultdict(list)
+        """What goes to each inbox next: all of it in one frame."""
         self._up = False
         self._sockets: dict[Socket, Callable[[], None]] = {}
         """Further sockets that the thread reads, and what does it."""
@@ -207,7 +210,8 @@ class Ranks:
         for command in self._commands.take_all():
             if command is None:
                 return False
-            self._handle(command, router)
+            self._handle(command)
+        self._send_all(router)
         if not self._up and self._failure is None and time.monotonic() > self._deadline:
             self._fail(
                 f"The ranks were not ready after {self._settings.start_timeout} s; "
@@ -227,7 +231,9 @@ class Ranks:
                 identity, frame = router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._handle_message(identity, decode(frame))
+            message = decode(frame)
+            for each in message if isinstance(message, list) else [message]:
+                self._handle_message(identity, each)
 
     def _handle_message(self, identity: bytes, message: Any) -> None:
         if isinstance(message, Deltas):
@@ -321,7 +327,12 @@ class Ranks:
         self._refuse_pending("UNAVAILABLE", sentence)
         self._settled.set()
 
-    def _handle(self, command: "_Submission | Cancel | Callable[[], None]", router: Socket) -> None:
+    def _send_all(self, router: Socket) -> None:
+        outgoing, self._outgoing = self._outgoing, defaultdict(list)
+        for inbox, messages in outgoing.items():
+            router.send_multipart([inbox, encode(messages)])
+
+    def _handle(self, command: "_Submission | Cancel | Callable[[], None]") -> None:
         if callable(command):
             command()
             return
@@ -332,7 +343,7 @@ class Ranks:
                 for leader in self._leaders.values():
                     if command.id in leader.rows:
                         leader.rows.discard(command.id)
-                        router.send_multipart([leader.inbox, encode(command)])
+                        self._outgoing[leader.inbox].append(command)
             return
         if not self._up:
             self._refuse(command, "UNAVAILABLE", self._unavailable)
@@ -341,7 +352,7 @@ class Ranks:
         leader.rows.add(command.id)
         self._pending[command.id] = command
         self._metrics.set("num_requests_running", len(self._pending))
-        router.send_multipart([leader.inbox, encode(Generate(command.id, command.row))])
+        self._outgoing[leader.inbox].append(Generate(command.id, command.row))
 
     def _settle(self, identity: bytes, outcome: Outcome) -> None:
         if leader := self._leaders.get(identity):

@@ -94,16 +94,16 @@ class Bus:
         plan: Plan = decode(self._plans.recv())
         return plan
 
-    def report(self, message: Any) -> None:
-        """Speakers that do not lead: hand a result to the leader."""
-        self.reports.send(encode(message))
+    def report(self, messages: list[Any]) -> None:
+        """Speakers that do not lead: hand results to the leader."""
+        self.reports.send(encode(messages))
 
     def read_reports(self) -> list[Any]:
         """Leader only: return what speakers have reported since."""
         messages: list[Any] = []
         while not self._alone:
             try:
-                messages.append(decode(self.reports.recv(zmq.NOBLOCK)))
+                messages += decode(self.reports.recv(zmq.NOBLOCK))
             except zmq.Again:
                 break
         return messages

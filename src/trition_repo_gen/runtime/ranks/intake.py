@@ -54,14 +54,17 @@ class Intake:
 
     def _receive_forever(self, inbox: Socket) -> None:
         while True:
-            message = decode(inbox.recv())
-            if isinstance(message, Generate) and any(isinstance(image, str) for image in message.row.images):
-                self._fetching.add(message.id)
-                self._fetchers.submit(self._encode_later, message)
-            elif isinstance(message, Generate):
-                self._arrivals.put((message, self._encode(message)))
-            elif not self._stop_fetching(message.id):
-                self._arrivals.put(message)
+            for message in decode(inbox.recv()):
+                self._take(message)
+
+    def _take(self, message: Generate | Cancel) -> None:
+        if isinstance(message, Generate) and any(isinstance(image, str) for image in message.row.images):
+            self._fetching.add(message.id)
+            self._fetchers.submit(self._encode_later, message)
+        elif isinstance(message, Generate):
+            self._arrivals.put((message, self._encode(message)))
+        elif not self._stop_fetching(message.id):
+            self._arrivals.put(message)
 
     def _encode_later(self, request: Generate) -> None:
         """Encode a row on a thread that may wait for other hosts, while others pass it."""

@@ -1,6 +1,7 @@
 """The loop that every rank runs while it serves: agree on a plan, take rows in, step, report."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
@@ -38,8 +39,7 @@ class Leader:
         idle = not (self._running or self._ending)
         self._report_usage(always=idle)
         arrivals = self._intake.collect(wait=idle)
-        for report in self._bus.read_reports():
-            self.settle(report)
+        self.settle(self._bus.read_reports())
         for arrival in arrivals:
             if isinstance(arrival, Cancel):
                 self._ending.append(arrival.id)
@@ -68,17 +68,15 @@ class Leader:
             self._usage_reported = time.monotonic()
             self._uplink.send(Usage(self._engine.kv_cache_usage))
 
-    def settle(self, report: "Deltas | Done | Refused | Ending | Gone") -> None:
-        """Take note of a row's end, or of its wish to end, and tell the stub."""
-        if isinstance(report, Deltas):
-            self._uplink.send(report)
-            return
-        if isinstance(report, Ending):
-            self._ending.append(report.id)
-            return
-        self._load[self._running.pop(report.id)] -= 1
-        if not isinstance(report, Gone):
-            self._uplink.send(report)
+    def settle(self, reports: "Sequence[Deltas | Done | Refused | Ending | Gone]") -> None:
+        """Take note of rows' ends, or of their wishes to end, and tell the stub."""
+        for report in reports:
+            if isinstance(report, Ending):
+                self._ending.append(report.id)
+            elif not isinstance(report, Deltas):
+                self._load[self._running.pop(report.id)] -= 1
+        if news := [report for report in reports if not isinstance(report, Ending | Gone)]:
+            self._uplink.send(news)
 
 
 async def serve(
@@ -107,7 +105,7 @@ async def serve(
         for request_id in plan.ending:
             if engine.finish(request_id) and replies is not None:
                 replies.forget(request_id)
-                report(Gone(request_id))
+                report([Gone(request_id)])
         if not plan.step:
             continue
         if not engine.has_work:
@@ -115,6 +113,5 @@ async def serve(
                 engine.dummy_step()
             continue
         result = await engine.step()
-        if replies is not None:
-            for message in replies.after_step(result):
-                report(message)
+        if replies is not None and (messages := replies.after_step(result)):
+            report(messages)

@@ -59,7 +59,7 @@ class Uplink:
         return inbox
 
     def send(self, message: Any) -> None:
-        """Send a message; never blocks."""
+        """Send a message, or a list of messages; never blocks."""
         if self.connected:
             self._socket.send(encode(message))
         else:
