@@ -15,10 +15,10 @@ import zmq
 
 from ..lifeline import Guardian
 from ..mailbox import Mailbox
-from ..protocol import Cancel, Done, Refused, Row, decode, encode
+from ..protocol import Cancel, Deltas, Done, Refused, Row, decode, encode
 from ..sockets import Socket, new_socket
 from .ranks import OnOutcome, OnText
-from .sharing import Enter, Knock, Text, Welcome, socket_path, tombstone
+from .sharing import Enter, Knock, Welcome, socket_path, tombstone
 
 _KNOCK_SECONDS = 0.5
 _MEETING_SECONDS = 60.0
@@ -141,9 +141,10 @@ class Guest:
         with contextlib.suppress(zmq.Again):
             while True:
                 message = decode(socket.recv(zmq.NOBLOCK))
-                if isinstance(message, Text):
-                    if row := self._rows.get(message.id):
-                        row.on_text(message.text)
+                if isinstance(message, Deltas):
+                    for row_id, text in message.rows:
+                        if row := self._rows.get(row_id):
+                            row.on_text(text)
                 elif isinstance(message, Done | Refused):
                     if row := self._rows.pop(message.id, None):
                         row.on_outcome(message)

@@ -3,18 +3,19 @@
 import contextlib
 import os
 import time
+from collections import defaultdict
 from typing import Any
 
 import zmq
 
-from ..protocol import Cancel, Done, Refused, decode, encode
+from ..protocol import Cancel, Deltas, Done, Refused, decode, encode
 from ..sockets import new_socket
 from .admission import Admission
 from .ending import EndsOnce
 from .errors import BadRequestError
 from .priority import Priorities
 from .ranks import Outcome, Ranks
-from .sharing import Enter, Knock, Text, Welcome, remove_leftovers, socket_path, tombstone
+from .sharing import Enter, Knock, Welcome, remove_leftovers, socket_path, tombstone
 
 
 class Host:
@@ -36,6 +37,8 @@ class Host:
         self._admission: Admission | None = None
         self._max_prompt_bytes: int | None = None
         self._rows: dict[tuple[bytes, int], GuestRow] = {}
+        self._texts: defaultdict[bytes, list[tuple[int, str]]] = defaultdict(list)
+        """What goes to each guest next."""
         self._early: set[bytes] = set()
         """Guests that knocked before rows were taken."""
         tombstone(self._path).unlink(missing_ok=True)
@@ -96,6 +99,17 @@ class Host:
     def send(self, identity: bytes, message: Any) -> None:
         """Send to a guest. To be called on the ranks' thread."""
         self._socket.send_multipart([identity, encode(message)])
+
+    def tell(self, identity: bytes, row_id: int, text: str) -> None:
+        """Send new text of a row to a guest, with that of its other rows. To be called on the ranks' thread."""
+        if not self._texts:
+            self._ranks.run_soon(self._send_texts)  # as soon as the message is dealt with that brought the text
+        self._texts[identity].append((row_id, text))
+
+    def _send_texts(self) -> None:
+        texts, self._texts = self._texts, defaultdict(list)
+        for identity, rows in texts.items():
+            self.send(identity, Deltas(rows))
 
     def settle(self, identity: bytes, message: Done | Refused) -> None:
         """Tell a guest the end of its row, from any thread."""
@@ -163,4 +177,4 @@ class GuestRow(EndsOnce):
             self._host.settle(self._identity, Refused(self._request.id, outcome.kind, outcome.message))
 
     def _tell(self, text: str) -> None:
-        self._host.send(self._identity, Text(self._request.id, text))
+        self._host.tell(self._identity, self._request.id, text)

@@ -32,20 +32,14 @@ class Welcome:
 @register
 @dataclass(frozen=True)
 class Enter:
-    """A row to continue; what comes of it has the same `id`. `priority` is what the request asked for, unchecked."""
+    """A row to continue; what comes of it has the same `id`: `Deltas` and a `Done`, or `Refused`.
+
+    `priority` is what the request asked for, unchecked.
+    """
 
     id: int
     row: Row
     priority: Any = None
-
-
-@register
-@dataclass(frozen=True)
-class Text:
-    """New text of a row that streams."""
-
-    id: int
-    text: str
 
 
 def socket_path(server: int, model: str, version: int) -> Path:

@@ -7,6 +7,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import zmq
@@ -123,13 +124,15 @@ def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission
         def submit(
             self, row: Row, arrived: float, on_outcome: Callable[[Outcome], None], on_text: Callable[[str], None]
         ) -> int:
-            def talk() -> None:
-                for _ in range(many):
-                    on_text("x")
+            def talk(left: int) -> None:
+                on_text("x")
+                self.run_soon(partial(talk, left - 1) if left > 1 else end)  # text of one command goes together
+
+            def end() -> None:
                 on_outcome(DONE)
                 self.run_soon(sent.set)
 
-            self.run_soon(talk)
+            self.run_soon(partial(talk, many))
             return 0
 
     ranks = Talker()
