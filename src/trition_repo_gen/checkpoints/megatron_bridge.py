@@ -12,6 +12,7 @@ from trition_repo_gen.checkpoints import families, index, kinds, processors, run
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.paths import expanded
 from trition_repo_gen.runtime.settings import Dtype
 
 _PROVIDER_SUFFIX = re.compile(r"(Model)?(Provider|Config)$")
@@ -29,7 +30,7 @@ def read(path: Path, *, multimodal: bool = False, needs_tokenizer: bool = True) 
     Raises:
         CheckpointError: the checkpoint is missing, half-written, damaged, of another kind, or not served.
     """
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     try:
         return _read(path, multimodal, needs_tokenizer)
     except OSError as error:

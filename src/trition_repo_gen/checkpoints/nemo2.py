@@ -11,6 +11,7 @@ from trition_repo_gen.checkpoints import families, index, kinds, processors, sha
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.paths import expanded
 from trition_repo_gen.runtime.loaders.nemo2_graph import Config, Graph, GraphError
 from trition_repo_gen.runtime.loaders.nemo2_names import Symbol
 from trition_repo_gen.runtime.loaders.processor import nemo2_folders
@@ -56,7 +57,7 @@ def read(path: Path, *, needs_processor: bool = True) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, half-written, damaged, of another kind or family, or its graph could run code.
     """
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     try:
         return _read(path, needs_processor)
     except OSError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trition_repo_gen.errors import QueryError
+from trition_repo_gen.paths import expanded
 
 from .text import utf8
 from .triton import column
@@ -94,7 +95,7 @@ def _is_base64(text: str) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.expanduser().read_bytes()
+        return expanded(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise QueryError(f"The image {str(path)[:200]!r} cannot be read ({reason}).") from None

@@ -9,6 +9,7 @@ from typing import Any
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import RepositoryError, system_errors
+from trition_repo_gen.paths import expanded
 from trition_repo_gen.repository import gpu, idle, interpreter, ownership, sizing
 from trition_repo_gen.repository.deployment import Deployment, Twin
 from trition_repo_gen.repository.options import BuildOptions
@@ -60,7 +61,7 @@ def build_repository(options: BuildOptions) -> Build:
     deployment = Deployment(
         model_name=options.model_name,
         model_version=options.model_version,
-        model_repository=options.model_repository.expanduser(),
+        model_repository=expanded(options.model_repository),
         max_batch_size=options.max_batch_size or (4 if checkpoint.multimodal else 8),
         stream=not options.no_stream,
         trtllm_alias=options.trtllm_alias,
@@ -208,7 +209,7 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
 
 def _existing(what: str, name: str) -> str:
     """Return the name of a folder or of something on a hub; a folder's becomes absolute."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     with system_errors(
         RepositoryError, f"The {what} {name} cannot be read", "grant this user access, or write another one"
     ):

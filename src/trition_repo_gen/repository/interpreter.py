@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from trition_repo_gen.checkpoints import Checkpoint
 from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.paths import expanded
 from trition_repo_gen.repository.options import BuildOptions
 
 _DEFAULT = "python3"
@@ -52,7 +52,7 @@ def choose(options: BuildOptions, checkpoint: Checkpoint) -> str:
         names.insert(0, "TRGEN_NEMO_PYTHON")
     given = options.rank_python or next(filter(None, map(os.environ.get, names)), _DEFAULT)
     # A relative path would be taken from tritonserver's folder. Symbolic links stay: they mark a virtual environment.
-    return str(Path(given).expanduser().absolute()) if "/" in given else given
+    return str(expanded(given).absolute()) if "/" in given else given
 
 
 def check(python: str, checkpoint: Checkpoint) -> list[str]:

@@ -1,10 +1,9 @@
 """From the options that name a checkpoint to what it says."""
 
-from pathlib import Path
-
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, processors
 from trition_repo_gen.errors import CheckpointError, system_errors
+from trition_repo_gen.paths import expanded
 from trition_repo_gen.repository.options import BuildOptions
 
 
@@ -46,7 +45,7 @@ def read_checkpoint(options: BuildOptions) -> Checkpoint:
 def _check_processor(name: str | None) -> None:
     if name is None:
         return
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     with system_errors(
         CheckpointError, f"--processor-name {name} cannot be read", "grant this user access, or write another one"
     ):

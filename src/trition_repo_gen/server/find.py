@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trition_repo_gen.errors import ServerError, system_errors
+from trition_repo_gen.paths import expanded
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 """Where NGC's containers hold it."""
@@ -68,7 +69,7 @@ def wheel_server() -> Path | None:
 
 
 def _named(value: str, source: str) -> TritonServer:
-    path = Path(value).expanduser()
+    path = expanded(value)
     with system_errors(
         ServerError,
         f"{source} is {value!r}, which cannot be read",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trition_repo_gen.errors import ServerError
+from trition_repo_gen.paths import expanded
 
 from .find import TritonServer
 
@@ -190,7 +191,7 @@ def _libpython(interpreter: _Interpreter, libraries: Path) -> list[Path]:
 
 
 def _cache(environment: Mapping[str, str]) -> Path:
-    base = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or "~").expanduser() / ".cache"
+    base = environment.get("XDG_CACHE_HOME") or expanded(environment.get("HOME") or "~") / ".cache"
     cache = Path(base) / "trgen"
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
