@@ -5,10 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from bench import cli, first_token, overhead, prefill, recompute, rest, start
+from bench import cancellation, cli, first_token, overhead, prefill, recompute, rest, start
 from bench.deployment import CHECKOUT, tiny_checkpoint, trained_checkpoint
 
 _BENCHMARKS = {
+    "cancellation": cancellation.run,
     "cli": cli.run,
     "first-token": first_token.run,
     "overhead": overhead.run,
@@ -19,7 +20,7 @@ _BENCHMARKS = {
 }
 
 
-_TRAINED = ("first-token", "prefill")
+_TRAINED = ("cancellation", "first-token", "prefill")
 """With the trained tiny model, the others with a random one."""
 
 

@@ -65,9 +65,9 @@ def build_command(checkpoint: Path, repository: Path, rank_python: Path) -> list
     ]
 
 
-def build(checkpoint: Path, repository: Path, rank_python: Path) -> Repository:
-    """Render a repository."""
-    _run(*build_command(checkpoint, repository, rank_python))
+def build(checkpoint: Path, repository: Path, rank_python: Path, *flags: str) -> Repository:
+    """Render a repository; `flags` are further ones of `trgen build`."""
+    _run(*build_command(checkpoint, repository, rank_python), *flags)
     return Repository(repository)
 
 

@@ -65,7 +65,7 @@ def compare(processes: Mapping[str, InProcess], work: Work, trials: int) -> list
                 answer = processes[name].run(name, work.clients, prompts(work, trial, alike=alike), work.max_length)
                 if trial >= 0:
                     runs[name].append(answer)
-        kind = {"prompts": "alike" if alike else "different"}
+        kind: dict[str, Any] = {"prompts": "alike" if alike else "different"}
         results += [kind | {"engine": name} | _medians(runs[name], runs["runtime"]) for name in ENGINES]
     table(
         f"{work.requests} prompts of {work.prompt_bytes} bytes, {work.max_length} tokens each, "

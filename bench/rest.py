@@ -90,8 +90,8 @@ def serving(repository: Path) -> Iterator[tuple[str, str]]:
     http, grpc, metrics, port = free_ports(4)
     with running_server(repository, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=1800) as server:
         assert server.http_url is not None
-        command = [TRGEN, "rest", f"--triton={server.grpc_url}", f"--server-port={port}", "--server-address=127.0.0.1"]
-        command += ["--max-requests-per-minute=0"]
+        command: list[str | Path] = [TRGEN, "rest", f"--triton={server.grpc_url}", f"--server-port={port}"]
+        command += ["--server-address=127.0.0.1", "--max-requests-per-minute=0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as rest:
             try:
                 assert rest.stdout is not None

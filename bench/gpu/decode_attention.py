@@ -99,7 +99,7 @@ class Problem:
             for _ in range(_CALLS):
                 compute()
         graph.replay()
-        times = []
+        times: list[float] = []
         for _ in range(5):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()

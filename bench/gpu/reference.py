@@ -25,7 +25,7 @@ def hugging_face(
     out.mkdir(parents=True, exist_ok=True)
     (out / "prompts.json").write_text(json.dumps(list(prompts)))
     script = CHECKOUT / "tests/models/reference.py"
-    command = [host.rank_python, script, out / "prompts.json", out, *folders.values()]
+    command: list[str | Path] = [host.rank_python, script, out / "prompts.json", out, *folders.values()]
     subprocess.run([*command, "--max-new-tokens", "1", "--ignore-eos", "--dtype", dtype], check=True)
     found = {name: json.loads((out / f"{folder.name}.json").read_text()) for name, folder in folders.items()}
     return {

@@ -97,14 +97,14 @@ def build(host: Host, model: str, checkpoint: Path, *, nemo: bool = False, **opt
         the repository, and how many GiB of a GPU it says that it will use.
     """
     folder = host.folder / model / "repository"
-    source = {"nemo_checkpoint" if nemo else "megatron_checkpoint": checkpoint}
     built = build_repository(
         BuildOptions(
+            megatron_checkpoint=None if nemo else checkpoint,
+            nemo_checkpoint=checkpoint if nemo else None,
             model_name=model,
             model_repository=folder,
             rank_python=host.nemo_python if nemo else host.rank_python,
             params_dtype="bfloat16",
-            **source,
             **options,
         )
     )

@@ -193,15 +193,16 @@ def train(steps: int) -> transformers.LlamaForCausalLM:
     return model.eval()
 
 
-@torch.no_grad()
 def margins(model: torch.nn.Module, samples: list[Sample]) -> dict[Sample, float]:
     """Per sample the smallest distance, over its answer tokens, of the right token's logit to the best other one's.
 
     A negative number: at least one token is wrong. Teacher-forced, which for a positive margin equals greedy decoding.
     """
-    found = {}
+    found: dict[Sample, float] = {}
     for group, ids, answer in batches(samples, random.Random(0)):
-        logits, targets = model(input_ids=ids).logits[:, :-1].float(), ids[:, 1:, None]
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[:, :-1].float()
+        targets = ids[:, 1:, None]
         right = logits.gather(2, targets)[:, :, 0]
         others = logits.scatter(2, targets, float("-inf")).amax(2)
         worst = (right - others).masked_fill(~answer[:, 1:], float("inf")).amin(1)

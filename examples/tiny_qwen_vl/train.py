@@ -225,7 +225,6 @@ def unseen() -> Iterator[list[tuple[pictures.Picture, list[str]]]]:
         yield [(picture, [question]) for question in pictures.QUESTIONS]
 
 
-@torch.no_grad()
 def margins(model: Any) -> list[float]:
     """Per answer the smallest distance, over its tokens, of the right token's logit to the best other one's.
 
@@ -234,7 +233,8 @@ def margins(model: Any) -> list[float]:
     examples, found = Examples(), []
     for drawn in unseen():
         batch = examples.batch(drawn)
-        logits, answers = logits_of(model, batch)
+        with torch.no_grad():
+            logits, answers = logits_of(model, batch)
         right = logits.float().gather(1, answers[:, None])[:, 0]
         others = logits.float().scatter(1, answers[:, None], float("-inf")).amax(1)
         rows = batch.answer[:, 1:].sum(1).tolist()

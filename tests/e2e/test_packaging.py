@@ -1,15 +1,18 @@
 """The wheel outside the checkout, and a repository on a machine that has never seen trgen."""
 
+import json
 import os
 import shutil
 import subprocess
 import sysconfig
+import urllib.request
 from pathlib import Path
 
 import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from tests.e2e import test_serve_lifecycle
 from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, run
 from trition_repo_gen.server import free_ports
 from trition_repo_gen.server.descendants import MARK, end_marked
@@ -17,14 +20,14 @@ from trition_repo_gen.server.descendants import MARK, end_marked
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
-    """A fresh virtual environment with the built wheel, its `triton` extra and nothing else."""
+    """A fresh virtual environment with the built wheel, its extras for serving and nothing else."""
     folder = tmp_path_factory.mktemp("fresh")
     python = checkout / ".venv/bin/python"
     run([python, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / "dist"], cwd=checkout)
     (wheel,) = (folder / "dist").glob("*.whl")
     uv = checkout / ".uv/bin/uv"
     run([uv, "venv", "-q", "-p", python, folder / "venv"])
-    requirement = f"trition-repo-gen[triton] @ {wheel.as_uri()}"
+    requirement = f"trition-repo-gen[triton,serve] @ {wheel.as_uri()}"
     constraints = checkout / "locks/base.txt"
     run([uv, "pip", "install", "-q", "-p", folder / "venv", "-c", constraints, "--compile-bytecode", requirement])
     return folder / "venv"
@@ -60,6 +63,33 @@ def test_the_plain_install_needs_no_gpu_stack(environment: Path) -> None:
 
     assert "torch" not in listed
     assert "megatron-core" not in listed
+
+
+def test_the_installed_trgen_serves_and_asks(
+    repository: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trgen = environment / "bin/trgen"
+    monkeypatch.setattr(test_serve_lifecycle, "TRGEN", str(trgen))
+    monkeypatch.chdir(tmp_path)
+    with (tmp_path / "log").open("wb") as log:
+        serving = test_serve_lifecycle.Trgen(repository, stderr=log.fileno(), rest=True)
+    try:
+        serving.until("query:")
+        assert str(trgen) in Path(f"/proc/{serving.process.pid}/cmdline").read_text().split("\0")
+        assert serving.descendants()  # the search below sees them
+        assert run([trgen, "query", "-u", f"127.0.0.1:{serving.http}", "-mn", "tiny", "-p", PROMPTS[0]]) == " Yellow.\n"
+
+        chat = {"model": "tiny", "messages": [{"role": "user", "content": PROMPTS[0]}], "temperature": 0}
+        answer = json.loads(fetch(f"http://127.0.0.1:{serving.rest}/v1/chat/completions", chat))
+        assert answer["choices"][0]["message"]["content"] == " Yellow."
+        assert "<title>trgen</title>" in fetch(f"http://127.0.0.1:{serving.rest}/")
+
+        serving.process.terminate()
+        serving.process.wait()
+        assert (serving.process.returncode, serving.descendants()) == (0, [])
+    finally:
+        print((tmp_path / "log").read_text()[-3000:])  # shown if something was wrong
+        serving.kill_all()
 
 
 def test_plain_tritonserver_serves_it_without_trgen(
@@ -106,6 +136,15 @@ def test_plain_tritonserver_serves_it_without_trgen(
         process.wait()
         left = end_marked(mark)
     assert not left
+
+
+def fetch(url: str, body: object = None) -> str:
+    """Return what a GET answers, or with a body a POST of it as JSON."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        text: str = response.read().decode()
+    return text
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
