@@ -10,6 +10,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.serving import DTYPES, LogLine, Reply, Serve, Serving, wait_for
+from trition_repo_gen.clients import LLMClient
+from trition_repo_gen.errors import QueryError
 
 LONG = "Count from one to fifty."
 BANANA = "What is the color of a banana?"
@@ -41,6 +43,17 @@ def test_a_request_ends_with_its_timeout(narrow: Serving) -> None:
         error = future.exception()
         assert isinstance(error, InferenceServerException)
         assert (error.status(), error.message()) == ("503", "The request took longer than its timeout.")
+    assert narrow.ask(BANANA, max_length=8).sentences == [" Yellow."]
+
+
+def test_nothing_runs_on_for_a_client_that_waits_no_longer(narrow: Serving) -> None:
+    ended = LogLine(narrow, "The request took longer than its timeout.")
+    with (
+        LLMClient(narrow.http, narrow.model, timeout=0.5) as client,
+        pytest.raises(QueryError, match=r"Waited 0\.5 s|its timeout"),
+    ):
+        client.infer([LONG], max_length=900, min_length=900)
+    ended.wait()
     assert narrow.ask(BANANA, max_length=8).sentences == [" Yellow."]
 
 

@@ -27,6 +27,11 @@ class Mailbox[T]:
         # The bell first: what comes later rings again, so that nothing is left lying.
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        with contextlib.suppress(queue.Empty):
+        try:
             while True:
                 yield self._things.get_nowait()
+        except queue.Empty:
+            return
+        finally:
+            if not self._things.empty():  # whoever took has given up amid it
+                os.eventfd_write(self._bell, 1)

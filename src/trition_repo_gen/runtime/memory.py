@@ -63,7 +63,8 @@ def tokens_per_step(settings: Settings) -> int:
 def working_bytes(sizes: ModelSizes, settings: Settings) -> int:
     """Return what steps need on a rank beside weights and KV cache, at the most, but for log-probabilities of prompts.
 
-    Activations of the longest step, logits and sampling of all rows, CUDA graphs, workspaces.
+    Activations of the longest step, logits and sampling of all rows, copies of cached keys and values where models read
+    pictures, CUDA graphs, workspaces.
     """
     activations = tokens_per_step(settings) * _token_bytes(sizes, settings)
     logits = settings.max_requests * sizes.vocab_size * _BYTES_PER_LOGIT

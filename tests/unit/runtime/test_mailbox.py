@@ -1,5 +1,6 @@
 import threading
 
+import pytest
 import zmq
 
 from trition_repo_gen.runtime.mailbox import Mailbox
@@ -33,6 +34,22 @@ def test_what_is_left_while_taking_is_taken_too() -> None:
             mailbox.put(taken + 1)
 
     assert taken == 3
+
+
+def test_a_poller_wakes_for_what_somebody_left_who_gave_up() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    poller = zmq.Poller()
+    poller.register(mailbox, zmq.POLLIN)
+    for thing in range(3):
+        mailbox.put(thing)
+
+    with pytest.raises(ZeroDivisionError):
+        for thing in mailbox.take_all():
+            print(1 // thing)
+
+    assert poller.poll(60_000)
+    assert list(mailbox.take_all()) == [1, 2]
+    assert not poller.poll(0)
 
 
 def test_nothing_is_lost_between_threads() -> None:

@@ -15,12 +15,14 @@ import zmq
 
 from ..lifeline import Guardian
 from ..mailbox import Mailbox
-from ..protocol import Cancel, Deltas, Done, Refused, Row, decode, encode
+from ..protocol import Cancel, Deltas, Done, ErrorKind, Refused, Row, decode, encode
 from ..sockets import Socket, new_socket
 from .ranks import OnOutcome, OnText
-from .sharing import Enter, Knock, Welcome, socket_path, tombstone
+from .sharing import Enter, Knock, Unreadable, Welcome, socket_path, tombstone
 
 _KNOCK_SECONDS = 0.5
+_LOOK_MILLISECONDS = 50
+"""How often a guest without a host looks whether it may knock."""
 _MEETING_SECONDS = 60.0
 
 
@@ -48,7 +50,7 @@ class Guest:
         self._path = socket_path(os.getppid(), model, version)
         self._log = log
         self._ids = itertools.count(1)
-        self._commands: Mailbox[tuple[Enter, _Guided] | Cancel | None] = Mailbox()
+        self._commands: Mailbox[tuple[Enter, _Guided] | Cancel | Unreadable | None] = Mailbox()
         self._rows: dict[int, _Guided] = {}
         self._max_prompt_bytes: int | None = None
         """Known while the host takes rows."""
@@ -87,6 +89,10 @@ class Guest:
         self._commands.put((Enter(row_id, row, priority), _Guided(on_outcome, on_text)))
         return row_id
 
+    def count_unreadable(self, kind: ErrorKind) -> None:
+        """Have a request counted that was refused before it had a row."""
+        self._commands.put(Unreadable(kind))
+
     def cancel(self, row_id: int) -> None:
         """Nobody waits for the row any more: its outcome will not be reported."""
         self._commands.put(Cancel(row_id))
@@ -108,8 +114,8 @@ class Guest:
             knocked = -math.inf
             running = True
             while running:
-                if self._max_prompt_bytes is None and time.monotonic() - knocked >= _KNOCK_SECONDS:
-                    _send(socket, Knock())
+                due = self._max_prompt_bytes is None and time.monotonic() - knocked >= _KNOCK_SECONDS
+                if due and _send(socket, Knock()):
                     knocked = time.monotonic()
                 running = self._serve_events(socket)
         finally:
@@ -117,11 +123,13 @@ class Guest:
             socket.close()
 
     def _serve_events(self, socket: Socket) -> bool:
-        events = self._poller.poll(round(_KNOCK_SECONDS * 1000) if self._max_prompt_bytes is None else None)
+        events = self._poller.poll(_LOOK_MILLISECONDS if self._max_prompt_bytes is None else None)
         try:
             return self._handle_events(events, socket)
         except Exception as error:  # a mistake of ours: nobody is to wait for what it lost
             traceback.print_exc()
+            for row_id in self._rows:
+                _send(socket, Cancel(row_id))
             self._refuse_all(f"The thread that talks to model {self._model} broke: {error!r}.")
             return True
 
@@ -172,7 +180,10 @@ class Guest:
         self._log(f"model {self._model} is gone")
         self._refuse_all(f"Model {self._model} is gone; it is being waited for.")
 
-    def _handle(self, command: "tuple[Enter, _Guided] | Cancel", socket: Socket) -> None:
+    def _handle(self, command: "tuple[Enter, _Guided] | Cancel | Unreadable", socket: Socket) -> None:
+        if isinstance(command, Unreadable):
+            _send(socket, command)
+            return
         if isinstance(command, Cancel):
             if self._rows.pop(command.id, None) is not None:
                 _send(socket, command)
@@ -190,7 +201,10 @@ class Guest:
             row.on_outcome(Refused(row_id, "UNAVAILABLE", sentence))
 
 
-def _send(socket: Socket, message: Any) -> None:
-    """Send to the host if it is there. That it has ended its process descriptor tells."""
-    with contextlib.suppress(zmq.Again):
+def _send(socket: Socket, message: Any) -> bool:
+    """Send to the host if it is there; return whether it is. That it has ended its process descriptor tells."""
+    try:
         socket.send(encode(message), zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    return True

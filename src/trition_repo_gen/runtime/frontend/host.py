@@ -15,7 +15,7 @@ from .ending import EndsOnce
 from .errors import BadRequestError
 from .priority import Priorities
 from .ranks import Outcome, Ranks
-from .sharing import Enter, Knock, Welcome, remove_leftovers, socket_path, tombstone
+from .sharing import Enter, Knock, Unreadable, Welcome, remove_leftovers, socket_path, tombstone
 
 
 class Host:
@@ -76,6 +76,8 @@ class Host:
                 message = decode(frame)
                 if isinstance(message, Knock):
                     self._welcome(identity)
+                elif isinstance(message, Unreadable):
+                    self._ranks.metrics.refused(message.kind)
                 elif isinstance(message, Enter) and self._admission is not None:
                     self._enter(identity, message, self._admission)
                 elif isinstance(message, Cancel) and (identity, message.id) in self._rows:
@@ -103,7 +105,7 @@ class Host:
     def tell(self, identity: bytes, row_id: int, text: str) -> None:
         """Send new text of a row to a guest, with that of its other rows. To be called on the ranks' thread."""
         if not self._texts:
-            self._ranks.run_soon(self._send_texts)  # as soon as the message is dealt with that brought the text
+            self._ranks.run_soon(self._send_texts)  # once all is read that has come from the ranks
         self._texts[identity].append((row_id, text))
 
     def _send_texts(self) -> None:

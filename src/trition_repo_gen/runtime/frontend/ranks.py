@@ -80,7 +80,8 @@ class Ranks:
     def __init__(self, settings: Settings, script: Path, log: Callable[[str], None], metrics: Metrics):
         self._settings = settings
         self._log = log
-        self._metrics = metrics
+        self.metrics = metrics
+        """The deployment's: the streaming twin's refusals are counted here, too."""
         self._launcher = Launcher(settings, script)
         self._commands: Mailbox[_Submission | Cancel | Callable[[], None] | None] = Mailbox()
         self._ids = count(1)
@@ -102,6 +103,8 @@ class Ranks:
         self._died = -1
         """The newest start of which a rank has died."""
         self._deadline = 0.0
+        self._stages: defaultdict[int, list[str]] = defaultdict(list)
+        """What each rank of the present start has said."""
         self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
 
     # Called by the stub's threads.
@@ -193,9 +196,12 @@ class Ranks:
             return True
 
     def _handle_events(self, events: list[Any], router: Socket) -> bool:
-        # Deaths first: with them the messages of ranks that were started since may have come.
-        for event in sorted(events, key=lambda event: event not in self._processes):
-            if event == self._server:
+        for event in events:
+            if event is router:
+                self._receive(router)
+            elif event in self._sockets:
+                self._sockets[event]()
+            elif event == self._server:
                 # Killed. Triton's stub only looks whether its process id is taken, which it is until somebody reaps it.
                 self._launcher.stop()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -203,22 +209,39 @@ class Ranks:
                 identity = self._processes[event]
                 self._forget(event)
                 self._process_ended(identity)
-            elif event is router:
-                self._receive(router)
-            elif event in self._sockets:
-                self._sockets[event]()
         for command in self._commands.take_all():
             if command is None:
                 return False
             self._handle(command)
         self._send_all(router)
         if not self._up and self._failure is None and time.monotonic() > self._deadline:
-            self._fail(
-                f"The ranks were not ready after {self._settings.start_timeout} s; "
-                "see which stage took so long, or raise START_TIMEOUT in config.pbtxt."
-            )
-            self._launcher.stop()
+            self._start_timed_out()
         return True
+
+    def _start_timed_out(self) -> None:
+        """Say which ranks are late, then give up; but start the group again if it ran before."""
+        hellos = {hello.rank: hello for hello in self._known.values()}
+        missing = set(range(self._settings.world_size)) - hellos.keys()
+        # All come by the same stages while they start: those that have said least are not as far as the others.
+        least = min(len(self._stages[rank]) for rank in hellos) if hellos else 0
+        late = sorted(missing or (rank for rank in hellos if len(self._stages[rank]) == least))
+        said = self._stages[late[0]]
+        what = "did not start" if missing else f"said nothing after {said[-1]!r}" if said else "said nothing"
+        sentence = (
+            f"The ranks were not ready after {self._settings.start_timeout} s: "
+            f"{', '.join(f'rank {rank}' for rank in late)} {what}"
+        )
+        local = [hellos[rank] for rank in late if rank in hellos and hellos[rank].local]
+        for hello in local:
+            self._log_lines(f"rank {hello.rank}", self._launcher.last_lines(hello.local_rank, hello.attempt))
+        if self._settled.is_set() and local:
+            self._log(f"{sentence}; the group is started again.")
+            self._deadline = time.monotonic() + self._settings.start_timeout
+            for hello in local:
+                os.kill(hello.pid, signal.SIGKILL)
+            return
+        self._fail(f"{sentence}; if they need longer, raise START_TIMEOUT in config.pbtxt.")
+        self._launcher.stop()
 
     def _milliseconds_left(self) -> int | None:
         if self._up or self._failure is not None:
@@ -245,8 +268,9 @@ class Ranks:
         elif isinstance(message, Usage):
             if (leader := self._leaders.get(identity)) is not None:
                 leader.kv_cache_usage = message.kv_cache
-                self._metrics.set("kv_cache_usage_perc", max(each.kv_cache_usage for each in self._leaders.values()))
+                self.metrics.set("kv_cache_usage_perc", max(each.kv_cache_usage for each in self._leaders.values()))
         elif isinstance(message, Progress):
+            self._stages[message.rank].append(message.text)
             self._log(f"rank {message.rank}: {message.text}")
         elif isinstance(message, Hello):
             self._greet(identity, message)
@@ -254,10 +278,15 @@ class Ranks:
             self._cannot_start(message)
         elif isinstance(message, Ready) and message.uplink in self._known:
             self._leaders[message.uplink] = _LeaderState(message, identity)
-            if len(self._leaders) == message.groups:
-                self._up = True
-                self._settled.set()
-                self._log(f"{self._settings.world_size} ranks take requests")
+            self._come_up()
+
+    def _come_up(self) -> None:
+        """Take requests, if all leaders do."""
+        leaders = list(self._leaders.values())
+        if leaders and len(leaders) == leaders[0].ready.groups:
+            self._up = True
+            self._settled.set()
+            self._log(f"{self._settings.world_size} ranks take requests")
 
     def _cannot_start(self, message: Fatal) -> None:
         sentence = f"Rank {message.rank} cannot start: {message.sentence}"
@@ -268,8 +297,8 @@ class Ranks:
             self._launcher.stop()
 
     def _greet(self, identity: bytes, hello: Hello) -> None:
-        if hello.attempt <= self._died and self._settings.num_nodes == 1:
-            return  # torchrun is ending it; with several nodes starts are not always counted
+        if self._is_over(hello):
+            return  # torchrun is ending it
         self._known[identity] = hello
         if hello.local:
             self._watch(hello.pid, identity)
@@ -296,20 +325,29 @@ class Ranks:
         elif identity in self._known:
             self._rank_died(self._known[identity])
 
+    def _is_over(self, hello: Hello) -> bool:
+        """Whether another rank of the same start has died. With several nodes torchrun does not count all starts."""
+        return self._settings.num_nodes == 1 and hello.attempt <= self._died
+
     def _rank_died(self, dead: Hello) -> None:
-        self._died = max(self._died, dead.attempt)
-        # torchrun now ends the other ranks: that is no news.
-        for descriptor in [fd for fd, other in self._processes.items() if other is not None]:
+        self._died = dead.attempt
+        # torchrun now ends the other ranks: that is no news. Those of the next start may have said hello already.
+        several = self._settings.num_nodes > 1
+        over = {identity for identity, hello in self._known.items() if several or self._is_over(hello)}
+        for descriptor in [fd for fd, other in self._processes.items() if other in over]:
             self._forget(descriptor)
-        self._known.clear()
-        self._leaders.clear()
+        for identity in over:
+            del self._known[identity]
+        self._leaders = {uplink: leader for uplink, leader in self._leaders.items() if uplink not in over}
+        self._stages.clear()
         self._up = False
         self._deadline = time.monotonic() + self._settings.start_timeout
         self._unavailable = f"Rank {dead.rank} of the model died; the ranks are being started again."
-        self._metrics.add("rank_restarts_total")
+        self.metrics.add("rank_restarts_total")
         self._refuse_pending("UNAVAILABLE", self._unavailable)
         self._log(f"rank {dead.rank} died (start {dead.attempt + 1} of {self._settings.max_restarts + 1})")
         self._log_lines(f"rank {dead.rank}", self._launcher.last_lines(dead.local_rank, dead.attempt))
+        self._come_up()
 
     def _log_lines(self, source: str, lines: list[str]) -> None:
         for line in lines or ["(it wrote nothing)"]:
@@ -338,8 +376,8 @@ class Ranks:
             return
         if isinstance(command, Cancel):
             if self._pending.pop(command.id, None) is not None:
-                self._metrics.withdrawn(1)
-                self._metrics.set("num_requests_running", len(self._pending))
+                self.metrics.withdrawn(1)
+                self.metrics.set("num_requests_running", len(self._pending))
                 for leader in self._leaders.values():
                     if command.id in leader.rows:
                         leader.rows.discard(command.id)
@@ -351,7 +389,7 @@ class Ranks:
         leader = min(self._leaders.values(), key=lambda leader: len(leader.rows) / leader.ready.slots)
         leader.rows.add(command.id)
         self._pending[command.id] = command
-        self._metrics.set("num_requests_running", len(self._pending))
+        self.metrics.set("num_requests_running", len(self._pending))
         self._outgoing[leader.inbox].append(Generate(command.id, command.row))
 
     def _settle(self, identity: bytes, outcome: Outcome) -> None:
@@ -362,11 +400,11 @@ class Ranks:
             pending.on_outcome(outcome)
 
     def _count(self, outcome: Outcome, submission: _Submission) -> None:
-        self._metrics.set("num_requests_running", len(self._pending))
+        self.metrics.set("num_requests_running", len(self._pending))
         if isinstance(outcome, Done):
-            self._metrics.finished(outcome, time.monotonic() - submission.arrived)
+            self.metrics.finished(outcome, time.monotonic() - submission.arrived)
         else:
-            self._metrics.refused(outcome.kind)
+            self.metrics.refused(outcome.kind)
 
     def _refuse_pending(self, kind: ErrorKind, sentence: str) -> None:
         pending, self._pending = self._pending, {}

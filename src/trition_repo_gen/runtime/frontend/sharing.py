@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..protocol import Row, register
+from ..protocol import ErrorKind, Row, register
 
 
 @register
@@ -27,6 +27,14 @@ class Welcome:
 
     pid: int
     max_prompt_bytes: int | None
+
+
+@register
+@dataclass(frozen=True)
+class Unreadable:
+    """The guest refused a request itself; `kind` is for the metrics, which the host has."""
+
+    kind: ErrorKind
 
 
 @register

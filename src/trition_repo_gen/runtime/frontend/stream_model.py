@@ -77,7 +77,9 @@ class GuestModel(ABC):
                     raise BadRequestError(f"prompts has {len(rows)} rows; a streaming request has one.")
                 priority = asked_priority(request)
             except Exception as error:
-                send_error(sender, *why_unreadable(error))
+                kind, sentence = why_unreadable(error)
+                self._guest.count_unreadable(kind)
+                send_error(sender, kind, sentence)
                 continue
             _StreamingRequest(
                 self,

@@ -113,7 +113,7 @@ def check(config: Any, settings: Settings) -> None:
         # core/transformer/multi_latent_attention.py:820 joins latents of a part of the sequence to keys of all of it.
         raise LoadError("SEQUENCE_PARALLEL is true; for multi-latent attention Megatron Core 0.19 needs it false.")
     obstacle = cuda_graphs_obstacle(stages=settings.pipeline_parallel_size, experts=config.num_moe_experts or 0)
-    if settings.enable_cuda_graphs and obstacle:
+    if config.cuda_graph_impl == "local" and obstacle and not settings.multimodal:
         raise LoadError(f"ENABLE_CUDA_GRAPHS is true; {obstacle} needs it false.")
     world, dense = dist.get_world_size(), settings.model_parallel_size
     if world % dense:

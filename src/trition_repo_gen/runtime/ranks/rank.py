@@ -36,6 +36,7 @@ def run() -> None:
         serving()
     except Exception:
         traceback.print_exc()  # a forked rank's is kept by torchrun, and the stub shows what was written
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # at once: who waits for this rank learns of its death, not of threads that still fetch pictures
 

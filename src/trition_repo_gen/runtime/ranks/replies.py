@@ -114,10 +114,10 @@ class _RowText:
     def answer(self, finished: Finished, reason: FinishReason) -> Answer:
         row = self._admission.row
         tokens = finished.tokens[: self._kept_tokens]
-        if self.stopped_at is not None and self._stream is not None:
+        text = self._codec.decode(tokens)
+        if self._stream is not None and (self.stopped_at is not None or not text.startswith(self._stream.text)):
+            # Also where bytes that are no text made a decoder spell those before differently: what was told stands.
             text = self._stream.text[: self.stopped_at]
-        else:
-            text = self._codec.decode(tokens)
         prompt = finished.prompt_log_probs if row.echo else []
         prompt_top = finished.prompt_top_logprobs if row.echo else []
         return Answer(

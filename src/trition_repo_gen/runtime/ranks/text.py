@@ -60,10 +60,7 @@ class TextCodec:
             PromptError: the prompt is empty, or not a list of messages that the template takes.
         """
         if not row.chat:
-            tokens = self._tokenizer(row.prompt)["input_ids"]
-            if not tokens:
-                raise PromptError("The prompt has no tokens; send some text.")
-            return Prompt(row.prompt, tokens)
+            return self._prompt(row.prompt, self._tokenizer(row.prompt)["input_ids"])
         if not self._tokenizer.chat_template:
             raise PromptError("This model has no chat template; send plain text without apply_chat_template.")
         messages = messages_of(row.prompt)
@@ -71,7 +68,12 @@ class TextCodec:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # whatever the checkpoint's template raises
             raise PromptError(f"The model's chat template refuses these messages: {error}.") from None
-        return Prompt(text, self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._prompt(text, self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _prompt(self, text: str, tokens: list[int]) -> Prompt:
+        if not tokens:
+            raise PromptError("The prompt has no tokens; send some text.")
+        return Prompt(text, tokens)
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of `tokens` without special tokens."""

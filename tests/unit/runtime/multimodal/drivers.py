@@ -125,6 +125,9 @@ def images() -> dict[str, Any]:
     progressive = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG", progressive=True)
     last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
     endless = progressive[:-2] + last_scan * 200 + progressive[-2:]
+    several = encoded(red, "MPO", save_all=True, append_images=[red])
+    others = several[2 : several.index(b"MPF\0") - 4 + 2 + int.from_bytes(several[several.index(b"MPF\0") - 2 :][:2])]
+    mixed = encoded(red, "JPEG") + bytes(range(256)) + b"\xff\xda" * 200  # as a photograph that moves
 
     def refusal(data: bytes) -> str:
         try:
@@ -141,7 +144,9 @@ def images() -> dict[str, Any]:
         "transparent": transparent.getpixel((0, 0)),
         "turned": turned.size,
         "progressive": refusal(progressive),
-        "endless": refusal(endless),
+        "endless": [refusal(endless), refusal(endless[:2] + others + endless[2:])],
+        "comments": refusal(progressive[:2] + b"\xff\xfe\0\2" * 2000 + progressive[2:]),
+        "trailer": refusal(mixed),
         "refused": [refusal(data) for data in (bomb, half[: len(half) // 2], b"", b"%PDF-1.7", b"\x00" * 1000)],
     }
 

@@ -36,8 +36,9 @@ def test_every_format_becomes_upright_rgb(pictures: Any) -> None:
 
 
 def test_a_picture_that_takes_hours_to_decode_is_refused(pictures: Any) -> None:
-    assert pictures["progressive"] == "opened"
-    assert "more than 100 scans" in pictures["endless"]
+    assert pictures["progressive"] == pictures["trailer"] == "opened"
+    for refusal in (*pictures["endless"], pictures["comments"]):
+        assert "more than 100 scans or 1000 segments" in refusal
 
 
 def test_hostile_and_broken_pictures_are_refused_in_a_sentence(pictures: Any) -> None:

@@ -158,16 +158,29 @@ def text(folder: str) -> dict[str, object]:
 
 def byte_fallback() -> dict[str, object]:
     """Stream bytes that are no text, with a tokenizer that spells what it does not know in bytes, as Llama 2's does."""
-    from runtime.ranks.text import TextCodec
+    from runtime.protocol import Deltas, Done, Row
+    from runtime.ranks.bus import Admission
+    from runtime.ranks.engine_api import Finished, StepResult
+    from runtime.ranks.replies import Replies
+    from runtime.ranks.text import Prompt, TextCodec
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "b": 257}
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁hello": 256, "▁world": 257, "a": 258}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    stream = TextCodec(PreTrainedTokenizerFast(tokenizer_object=tokenizer)).stream()
-    tokens = [256, 0x0A, 0xF0, 257, *"🙂".encode(), 256]
-    return {"pieces": [stream.push(token) for token in tokens], "text": stream.text}
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    replies = Replies(TextCodec(PreTrainedTokenizerFast(tokenizer_object=tokenizer)), eos_ids=[])
+    replies.add(Admission(1, 0, Row(prompt="", stream=True), Prompt("", [1])))
+    tokens = [256, 0x0A, 0xF0, 257, *"🙂".encode(), 258]
+    told = ""
+    for end, token in enumerate(tokens, 1):
+        finished = {1: Finished(tokens=tokens, out_of_tokens=True)} if end == len(tokens) else {}
+        messages = replies.after_step(StepResult(finished, {1: [token]}))
+        told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
+    (done,) = (message for message in messages if isinstance(message, Done))
+    return {"streamed": told + done.rest, "text": done.answer.text}
 
 
 def stop_words(folder: str) -> dict[str, object]:

@@ -32,6 +32,6 @@ def test_what_is_no_list_of_messages_is_refused(outcome: Any) -> None:
 
 def test_bytes_that_are_no_text_do_not_end_a_stream(in_megatron: Callable[..., Any]) -> None:
     outcome = in_megatron(__file__, "drivers.py", "byte_fallback")
-    assert outcome["text"] == "".join(outcome["pieces"])
-    assert outcome["text"].startswith("a\n")
-    assert outcome["text"].endswith("b🙂a")
+    assert outcome["text"] == outcome["streamed"]
+    assert outcome["text"].startswith("hello\n")
+    assert outcome["text"].endswith("world🙂a")
