@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.serving import PROMPTS, Serve, Serving, build, run, serving_of
 
-RANDOM_MODELS = ("qwen2", "qwen3", "qwen3moe", "deepseekv3")
+RANDOM_MODELS = ("qwen2", "qwen3", "qwen3moe", "deepseekv3", "mistral")
 
 
 @dataclass(frozen=True)

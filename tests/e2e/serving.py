@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -199,6 +201,23 @@ def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: fl
         assert time.monotonic() < deadline, found
         time.sleep(0.05)  # the ranks need the cores
     return found
+
+
+def wait_for_end(pids: list[int], seconds: float) -> None:
+    """Wait until these processes have ended."""
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        readable, _, _ = select.select([descriptor], [], [], seconds)
+        os.close(descriptor)
+        assert readable, f"process {pid} lives on: {command_line(pid)}"
+
+
+def command_line(pid: int) -> str:
+    """Return a process's command line, with spaces between its words."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:

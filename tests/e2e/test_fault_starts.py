@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import PROMPTS, READY_SECONDS, LogLine, build, serving_of
-from tests.e2e.test_faults import wait_for_end
+from tests.e2e.serving import PROMPTS, READY_SECONDS, LogLine, build, serving_of, wait_for_end
 from trition_repo_gen.server import ServerExitedError, free_ports, running_server
 
 STEP = "result = await engine.step()"

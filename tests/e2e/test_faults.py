@@ -1,10 +1,10 @@
 """Ranks that die, ranks that never start, servers that are killed: nobody hangs, nothing is left."""
 
 import os
-import select
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import PROMPTS, READY_SECONDS, LogLine, Serve, Serving, build
+from tests.e2e.serving import (
+    PROMPTS,
+    READY_SECONDS,
+    LogLine,
+    Serve,
+    Serving,
+    build,
+    command_line,
+    samples,
+    wait_for,
+    wait_for_end,
+)
+from trition_repo_gen.clients import LLMClient, ServerFailedError
 from trition_repo_gen.server import ServerExitedError, free_ports, running_server
 from trition_repo_gen.server.descendants import marked_processes
 
 LONG = "Count from one to twenty."
-
-
-def wait_for_end(pids: list[int], seconds: float) -> None:
-    """Wait until these processes have ended."""
-    for pid in pids:
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        readable, _, _ = select.select([descriptor], [], [], seconds)
-        os.close(descriptor)
-        assert readable, f"process {pid} lives on: {_command_line(pid)}"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def test_a_killed_rank_fails_what_runs_and_comes_back(two_ranks: Serving) -> Non
     expected = two_ranks.ask(PROMPTS[0]).sentences
     killed = two_ranks.server.ranks()
     assert sorted(killed) == [0, 1]
+    restarts = samples(two_ranks).get("rank_restarts_total", 0.0)
     died = LogLine(two_ranks, "rank 1 died (start 1 of 4)")
     back = LogLine(two_ranks, "2 ranks take requests")
 
@@ -61,6 +62,7 @@ def test_a_killed_rank_fails_what_runs_and_comes_back(two_ranks: Serving) -> Non
     died.wait()
     back.wait()
     assert two_ranks.ask(PROMPTS[0]).sentences == expected
+    wait_for(two_ranks, lambda found: found.get("rank_restarts_total", 0.0) == restarts + 1)
     wait_for_end(list(killed.values()), 30)
 
 
@@ -72,6 +74,34 @@ def test_a_killed_leader_fails_what_runs_and_comes_back(two_ranks: Serving) -> N
 
     back.wait()
     assert two_ranks.ask(PROMPTS[0]).sentences == expected
+
+
+def test_a_killed_rank_ends_streams_with_the_reason(two_ranks: Serving) -> None:
+    expected = two_ranks.ask(PROMPTS[0]).sentences
+    back = LogLine(two_ranks, "2 ranks take requests")
+    started = threading.Semaphore(0)
+
+    def stream(number: int) -> None:
+        url = f"grpc://{two_ranks.server.grpc_url}" if number % 2 else two_ranks.http
+        with LLMClient(url, two_ranks.model) as client:
+            pieces = client.stream(LONG, max_length=900, min_length=900, top_k=0, temperature=9.0, random_seed=number)
+            next(pieces)
+            started.release()
+            for _ in pieces:
+                pass
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(stream, number) for number in range(4)]
+        for _ in running:
+            assert started.acquire(timeout=READY_SECONDS)
+        os.kill(two_ranks.server.ranks()[1], signal.SIGKILL)
+        for request in running:
+            with pytest.raises(ServerFailedError, match=r"Rank 1 of the model died; .* being started again"):
+                request.result()
+
+    back.wait()
+    assert two_ranks.ask(PROMPTS[0]).sentences == expected
+    wait_for(two_ranks, lambda found: found["num_requests_running"] == found["kv_cache_usage_perc"] == 0)
 
 
 def test_nothing_survives_a_killed_tritonserver(two_ranks: Serving) -> None:
@@ -93,7 +123,7 @@ def test_a_killed_stub_is_told_by_the_health_check_and_survived_by_nothing(serve
         (stub,) = [
             pid
             for pid in marked_processes(serving.server.mark)
-            if _program(pid) == "triton_python_backend_stub" and f"/{model}/" in _command_line(pid)
+            if _program(pid) == "triton_python_backend_stub" and f"/{model}/" in command_line(pid)
         ]
         os.kill(stub, signal.SIGKILL)
 
@@ -137,10 +167,6 @@ def test_an_interpreter_that_is_not_there_is_named(
         running_server(tmp_path, http_port=http, grpc_port=grpc, metrics_port=metrics, ready_within=READY_SECONDS),
     ):
         pass
-
-
-def _command_line(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 def _program(pid: int) -> str:

@@ -10,6 +10,17 @@ from tests.e2e.serving import PROMPTS, Serve, assert_same_answers, seeded_answer
 LAYOUTS = {
     "llama TP2": ("llama", ["--tensor-parallel-size", "2"]),
     "llama PP2": ("llama", ["--pipeline-parallel-size", "2", "--async-scheduling", "on"]),
+    "llama PP2, 1 + 3 layers": (
+        "llama",
+        ["--pipeline-parallel-size", "2", "--num-layers-in-first-pipeline-stage", "1"],
+    ),
+    "llama PP2, embedding and loss counted": (
+        "llama",
+        [
+            *("--pipeline-parallel-size", "2"),
+            *("--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"),
+        ],
+    ),
     "llama TP2×PP2": ("llama", ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "2"]),
     "llama TP2+SP": ("llama", ["--tensor-parallel-size", "2", "--sequence-parallel", "--async-scheduling", "on"]),
     "llama CP2": ("llama", ["--context-parallel-size", "2"]),
@@ -23,6 +34,7 @@ LAYOUTS = {
     "qwen2": ("qwen2", []),
     "qwen3": ("qwen3", []),
     "deepseekv3": ("deepseekv3", []),
+    "mistral": ("mistral", []),
 }
 
 
@@ -40,3 +52,14 @@ def test_layout(
             assert alone == among_others == one_rank
 
     assert_same_answers(replies, references[name])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_lower_precision_keeps_what_the_trained_model_knows(dtype: str, serve: Serve) -> None:
+    banana, capital = PROMPTS[:2]
+    with serve("llama", "-pd", dtype) as serving:
+        reply = serving.ask([banana, capital])
+
+    assert reply.sentences[0] == " Yellow."
+    assert reply.sentences[1].strip().startswith("Washington")
+    assert reply.finish_reason == ["stop", "stop"]

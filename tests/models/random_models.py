@@ -86,6 +86,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES | {"tie_word_embeddings": True})),
     "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES, head_dim=16)),
     "qwen3moe": lambda: transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**SIZES | MOE)),
+    # Keys further back than the window count for nothing: the prompts of the parity tests are longer.
+    "mistral": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(**SIZES, head_dim=16, sliding_window=8)
+    ),
     "qwen2_wide": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES | WIDE)),
     "qwen3_wide": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SIZES | WIDE, head_dim=64)),
     "qwen3moe_wide": lambda: transformers.Qwen3MoeForCausalLM(

@@ -38,6 +38,20 @@ class Case:
         """The element of the tensor `images`."""
         return self.images[0] if len(self.images) == 1 else json.dumps(self.images) if self.images else ""
 
+    @property
+    def chat(self) -> list[dict[str, Any]]:
+        """The messages of an OpenAI chat: its parts of the type image_url hold the pictures."""
+        urls = iter([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{i}"}} for i in self.images])
+        return [
+            message
+            if isinstance(message["content"], str)
+            else {
+                **message,
+                "content": [next(urls) if part["type"] == "image" else part for part in message["content"]],
+            }
+            for message in self.messages
+        ]
+
 
 def user(*parts: str | None) -> dict[str, Any]:
     """A user's message; None stands for a picture."""

@@ -90,6 +90,6 @@ def one_rank(
     for name in prepared_pictures.nemo:
         # The trained model's answers have margins that its own number format leaves alone.
         flags = ["--params-dtype", "bfloat16"] if name == TRAINED else []
-        build_pictures("nemo", name, repository, *flags, stream=name == "qwen25vl")
+        build_pictures("nemo", name, repository, *flags, stream=name in ("qwen25vl", TRAINED))
     with serving_of(repository, *prepared_pictures.nemo) as servings:
         yield {serving.model: serving for serving in servings}

@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import openai
 import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.multimodal.cases import CASES, ONE_PICTURE, ask, ask_together, assert_parity, picture
+from tests.e2e.multimodal.cases import CASES, ONE_PICTURE, Case, ask, ask_together, assert_parity, picture, user
 from tests.e2e.multimodal.prepared import NEMO_MODELS, TRAINED, Prepared
+from tests.e2e.resting import rest_service
 from tests.e2e.serving import Serving, run
 from trition_repo_gen.clients import Completion, LLMClient, NemoQueryMultimodalPytorch
 
@@ -169,6 +172,32 @@ def test_a_short_answer_overtakes_a_long_one(qwen: Serving) -> None:
     assert isinstance(whole, Completion)
     assert whole.completion_tokens == 1000
     assert read + len(rest) > 2
+
+
+def test_chats_over_rest_are_answered_as_questions_to_triton_are(
+    one_rank: dict[str, Serving], pictures: ModuleType
+) -> None:
+    drawn = pictures.draw(random.Random(3))
+    question = "What is in this image?"
+    buffer = io.BytesIO()
+    drawn.image.save(buffer, "PNG")
+    trained = Case([user(None, question)], [base64.b64encode(buffer.getvalue()).decode()])
+
+    with rest_service(one_rank[TRAINED].server.grpc_url) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        for model, case in ((TRAINED, trained), ("qwen25vl", CASES[4]), ("qwen25vl", CASES[7])):
+            plain = ask(one_rank[model].ask, case, max_length=50)
+            wanted: dict[str, Any] = {"model": model, "messages": case.chat, "temperature": 0, "max_tokens": 50}
+            whole = client.chat.completions.create(**wanted)
+            chunks = list(client.chat.completions.create(**wanted, stream=True))
+
+            text = plain.sentences[0].encode(errors="surrogateescape").decode(errors="replace")
+            assert whole.choices[0].message.content == text
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+            assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == plain.finish_reason[0]
+            assert whole.usage is not None
+            assert whole.usage.prompt_tokens == plain.prompt_tokens[0]
+            assert model != TRAINED or text == drawn.answer(question)
 
 
 def png(width: int, height: int) -> bytes:
