@@ -54,9 +54,7 @@ def test_a_rank_that_stops_while_it_starts_is_named(
     ):
         pass
     if stopped:
-        assert re.search(
-            r"rank 1 said nothing after '(importing torch|joining 2 ranks)'; if they need", str(error.value)
-        )
+        assert re.search(r"rank 1 said nothing after '[^']+'; if they need", str(error.value))
         wait_for_end(stopped, 30)
     else:  # a machine so slow that no rank had begun by then
         assert "rank 0, rank 1 did not start" in str(error.value)
