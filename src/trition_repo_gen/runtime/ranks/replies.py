@@ -114,10 +114,7 @@ class _RowText:
     def answer(self, finished: Finished, reason: FinishReason) -> Answer:
         row = self._admission.row
         tokens = finished.tokens[: self._kept_tokens]
-        text = self._codec.decode(tokens)
-        if self._stream is not None and (self.stopped_at is not None or not text.startswith(self._stream.text)):
-            # Also where bytes that are no text made a decoder spell those before differently: what was told stands.
-            text = self._stream.text[: self.stopped_at]
+        text = self._text(tokens)
         prompt = finished.prompt_log_probs if row.echo else []
         prompt_top = finished.prompt_top_logprobs if row.echo else []
         return Answer(
@@ -129,6 +126,15 @@ class _RowText:
             top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if row.top_logprobs else [],
             tokens=self._spellings(tokens) if row.log_probs else [],
         )
+
+    def _text(self, tokens: list[int]) -> str:
+        if self._stream is not None and self.stopped_at is not None:
+            return self._stream.text[: self.stopped_at]
+        text = self._codec.decode(tokens)
+        if self._stream is not None and not text.startswith(self._stream.text):
+            # Bytes that are no text made the decoder spell those before differently: what was told stands.
+            return self._stream.text
+        return text
 
     def _spellings(self, tokens: list[int]) -> list[str]:
         prompt = self._admission.prompt.tokens if self._admission.row.echo else []
