@@ -18,6 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import one_row
+from .launch import after_the_last, begin_the_next, dependent
+
 _BYTES = 8 << 20
 """The largest message that goes through symmetric memory."""
 _ONE_SHOT_BYTES = 256 << 10
@@ -105,7 +108,11 @@ class Exchange:
             place: 0, 1 or 2. Consecutive products need different places: that a rank sends its part of the next one
                 tells the others that it has read their parts of this one.
         """
-        torch.mm(x, weight.t(), out=self._parts[place * _FEW_ROWS :][: x.shape[0]])
+        part = self._parts[place * _FEW_ROWS :][: x.shape[0]]
+        if one_row.can_multiply(x, weight):
+            one_row.product(x, weight, out=part)
+        else:
+            torch.mm(x, weight.t(), out=part)
 
     def add_and_norm(self, residual: Tensor, weight: Tensor, eps: float, place: int) -> Tensor:
         """Add the sum of what the ranks left to `residual`, in place, and return its RMS norm.
@@ -130,6 +137,7 @@ class Exchange:
             RANKS=self._ranks,
             BLOCK=block,
             num_warps=max(4, min(16, block // 256)),
+            **dependent(residual.device),
         )
         return out
 
@@ -166,7 +174,10 @@ def _add_and_norm(  # type: ignore[no-untyped-def]
     RANK: tl.constexpr,
     RANKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
     # Two bfloat16 numbers and the number of the use travel in eight bytes, which arrive together (NCCL's protocol LL).
     row = tl.program_id(0)
     slot = first_row + row

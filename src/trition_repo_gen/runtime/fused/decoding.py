@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import after_the_last, begin_the_next, dependent
+
 _TILE = 64
 """Keys that are read at a time; blocks of the cache have a multiple of it."""
 _PROGRAMS = 264
@@ -84,9 +86,11 @@ def decode(
         TILE=_TILE,
         num_warps=_WARPS,
         num_stages=_STAGES,
+        **dependent(query.device),
     )
     if shares > 1:
-        _join[(rows, heads)](partial, weights, out, HEADS=heads, SIZE=size, SHARES=shares, num_warps=2)
+        constants = {"HEADS": heads, "SIZE": size, "SHARES": shares, "num_warps": 2}
+        _join[(rows, heads)](partial, weights, out, **constants, **dependent(query.device))
     return out
 
 
@@ -112,7 +116,10 @@ def _decode(  # type: ignore[no-untyped-def]
     WINDOW: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
     TILE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     share = tl.program_id(2)
@@ -159,7 +166,17 @@ def _decode(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _join(partial, weights, out, HEADS: tl.constexpr, SIZE: tl.constexpr, SHARES: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join(  # type: ignore[no-untyped-def]
+    partial,
+    weights,
+    out,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SHARES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
     head = tl.program_id(0).to(tl.int64) * HEADS + tl.program_id(1)
     share = tl.arange(0, SHARES)
     column = tl.arange(0, SIZE)

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import after_the_last, begin_the_next, dependent
+
 _SILU_BLOCK = 1024
 
 
@@ -27,7 +29,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     rows, columns = x.shape
     out = torch.empty_like(x)
     block = triton.next_power_of_2(columns)
-    _rms_norm[(rows,)](x, weight, out, columns, eps, BLOCK=block, num_warps=max(4, min(16, block // 512)))
+    _rms_norm[(rows,)](
+        x, weight, out, columns, eps, BLOCK=block, num_warps=max(4, min(16, block // 512)), **dependent(x.device)
+    )
     return out
 
 
@@ -42,7 +46,7 @@ def silu_mul(x: Tensor) -> Tensor:
     """
     rows, columns = x.shape[0], x.shape[1] // 2
     out = x.new_empty(rows, columns)
-    _silu_mul[(rows, triton.cdiv(columns, _SILU_BLOCK))](x, out, columns, BLOCK=_SILU_BLOCK)
+    _silu_mul[(rows, triton.cdiv(columns, _SILU_BLOCK))](x, out, columns, BLOCK=_SILU_BLOCK, **dependent(x.device))
     return out
 
 
@@ -107,15 +111,18 @@ def rotate_and_store(
         REST_BLOCK=triton.next_power_of_2(max(1, size - rotated)),
         SIZE_BLOCK=triton.next_power_of_2(size),
         num_warps=4,
+        **dependent(mixed.device),
     )
     return query
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rms_norm(x, weight, out, columns, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rms_norm(x, weight, out, columns, eps, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < columns
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
     values = tl.load(x + row * columns + column, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(values * values, axis=0) / columns + eps)
     factors = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
@@ -123,10 +130,12 @@ def _rms_norm(x, weight, out, columns, eps, BLOCK: tl.constexpr):  # type: ignor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _silu_mul(x, out, columns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _silu_mul(x, out, columns, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
     gate = tl.load(x + row * 2 * columns + column, mask=inside, other=0.0).to(tl.float32)
     value = tl.load(x + row * 2 * columns + columns + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * columns + column, gate * tl.sigmoid(gate) * value, mask=inside)
@@ -157,7 +166,10 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     HALF_BLOCK: tl.constexpr,
     REST_BLOCK: tl.constexpr,
     SIZE_BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     source = mixed + (token * GROUPS + group) * (HEADS + 2) * SIZE

@@ -22,9 +22,11 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer, Tra
 from torch import Tensor
 from torch.nn import functional
 
+from . import one_row
 from .all_reduce import AllReduce, Exchange
 from .decoding import can_decode, decode
-from .kernels import rms_norm, rotate_and_store, silu_mul
+from .gate import GatedProduct
+from .kernels import rms_norm, rotate_and_store
 
 _NEEDED: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -63,6 +65,7 @@ def fuse(model: torch.nn.Module, max_sequence_length: int) -> tuple[int, int]:
     table = _rotations(model.rotary_pos_emb, max_sequence_length).to(device)
     order: list[_Half | None] = []
     all_reduce: AllReduce | None = None
+    gated_product: GatedProduct | None = None
     for index, layer in enumerate(layers):
         halves: list[_Half | None] = [None, None]
         if type(layer) in (TransformerLayer, MoETransformerLayer):
@@ -72,7 +75,8 @@ def fuse(model: torch.nn.Module, max_sequence_length: int) -> tuple[int, int]:
                 skipped = bool(config.no_rope_freq and config.no_rope_freq[layer.layer_number - 1])
                 halves[0] = _Attention(layer, None if skipped else table, all_reduce, in_place=index > 0)
             if _fusible_mlp(layer, config):
-                halves[1] = _Mlp(layer, all_reduce)
+                gated_product = gated_product or GatedProduct(layer.mlp.linear_fc1.weight)
+                halves[1] = _Mlp(layer, all_reduce, gated_product)
         order += halves
     _chain(order)
     return sum(half is not None for half in order[::2]), sum(half is not None for half in order[1::2])
@@ -163,17 +167,26 @@ class _Half:
         """Where the product of this step is that nobody has taken yet."""
         setattr(layer, self.method, self)
 
-    def _norm(self, residual: Tensor, weight: Tensor) -> Tensor:
-        """Return the norm of the residual stream, [rows, columns], once what was left to this half is added to it."""
-        before = self.before
-        if before is None or before.place is None or before._left_to is None:
-            return rms_norm(residual, weight, self._eps)
-        exchange, before._left_to = before._left_to, None
-        return exchange.add_and_norm(residual, weight, self._eps, before.place)
+    def _norm(self, residual: Tensor, first: Any) -> tuple[Tensor, Tensor | None]:
+        """Return what the half's first product is of, and the weights of a norm that it has to take in.
+
+        Args:
+            residual: [rows, columns] of the residual stream. What was left to this half is added to it.
+            first: the half's first layer.
+        """
+        norm, before = first.layer_norm_weight, self.before
+        if before is not None and before.place is not None and before._left_to is not None:
+            exchange, before._left_to = before._left_to, None
+            return exchange.add_and_norm(residual, norm, self._eps, before.place), None
+        if one_row.can_multiply(residual, first.weight):
+            return residual, norm
+        return rms_norm(residual, norm, self._eps), None
 
     def _add_product(self, residual: Tensor, x: Tensor, weight: Tensor, *, in_place: bool) -> Tensor:
         """Return `residual` plus the product, summed over the tensor-parallel ranks, now or by the next half."""
         if self._all_reduce.ranks == 1:
+            if one_row.can_multiply(x, weight):
+                return one_row.add_product(residual, x, weight, in_place=in_place)
             return residual.addmm_(x, weight.t()) if in_place else torch.addmm(residual, x, weight.t())
         exchange = self._all_reduce.exchange(residual.shape[0])
         if self.place is not None and exchange is not None:
@@ -217,8 +230,11 @@ class _Attention(_Half):
             return original
         residual = hidden_states.view(-1, hidden_states.shape[-1])
         linear = self._attention.linear_qkv
-        normed = self._norm(residual, linear.layer_norm_weight)
-        mixed = functional.linear(normed, linear.weight, _bias(linear))
+        x, norm = self._norm(residual, linear)
+        if one_row.can_multiply(x, linear.weight):
+            mixed = one_row.product(x, linear.weight, norm=norm, eps=self._eps, bias=_bias(linear))
+        else:
+            mixed = functional.linear(x, linear.weight, _bias(linear))
         attended = self._attend(mixed, paged).view(residual.shape[0], -1)
         out = self._add_product(residual, attended, self._attention.linear_proj.weight, in_place=self._in_place)
         return out.view(hidden_states.shape), context
@@ -266,12 +282,19 @@ class _Mlp(_Half):
 
     method = "_forward_mlp"
 
+    def __init__(self, layer: Any, all_reduce: AllReduce, gated_product: GatedProduct):
+        super().__init__(layer, all_reduce)
+        self._gated_product = gated_product
+
     def __call__(self, hidden_states: Tensor, inference_context: Any = None, **others: Any) -> Tensor:
         if inference_context is None or inference_context.is_static_batching():
             original: Tensor = self._original(hidden_states, inference_context, **others)
             return original
         first, second = self._layer.mlp.linear_fc1, self._layer.mlp.linear_fc2
         residual = hidden_states.view(-1, hidden_states.shape[-1])
-        normed = self._norm(residual, first.layer_norm_weight)
-        inner = silu_mul(functional.linear(normed, first.weight))
+        x, norm = self._norm(residual, first)
+        if one_row.can_multiply(x, first.weight):
+            inner = one_row.gated_product(x, first.weight, norm=norm, eps=self._eps)
+        else:
+            inner = self._gated_product(x, first.weight)
         return self._add_product(residual, inner, second.weight, in_place=True).view(hidden_states.shape)

@@ -1,10 +1,12 @@
 """Megatron Core's `DynamicInferenceEngine` on one rank: rows in, one step at a time, finished rows out."""
 
+import functools
 import math
 import time
 from typing import Any
 
 import torch
+from megatron.core.inference.batch_dimensions_utils import InferenceBatchDimensions
 from megatron.core.inference.config import AsyncScheduleMode, InferenceConfig, PrefixCachingEvictionPolicy
 from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
 from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
@@ -12,6 +14,7 @@ from megatron.core.inference.inference_request import DynamicInferenceRequest, D
 from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
 from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
+from megatron.core.transformer.module import Float16Module
 
 from ..loaders.megatron_bridge import LoadedModel, kv_block_size
 from ..memory import ModelSizes, tokens_per_step
@@ -64,7 +67,11 @@ class RankEngine:
                 async_sched_mode=_schedule(settings, self._device),
             ),
         )
-        controller = TextGenerationController(GPTInferenceWrapper(loaded.model, self._context), _EngineTokenizer(codec))
+        if not config.sequence_parallel:
+            _record_few_rows(self._context, settings.tensor_parallel_size)
+        controller = TextGenerationController(
+            GPTInferenceWrapper(_keep_precision(loaded.model), self._context), _EngineTokenizer(codec)
+        )
         controller._sampling = self._sampling
         self._engine = DynamicInferenceEngine(controller=controller, context=self._context)
         self._schedule_waiting = self._engine.schedule_waiting_requests
@@ -285,6 +292,26 @@ class _EngineTokenizer:
 
     def detokenize(self, tokens: list[int]) -> str:
         return "".join(self._codec.spell(token) for token in tokens)
+
+
+def _record_few_rows(context: DynamicInferenceContext, ranks: int) -> None:
+    """Have decoding steps of fewer rows than there are tensor-parallel ranks recorded as well.
+
+    Megatron Core rounds the number up (megatron-core 0.19.2, core/inference/batch_dimensions_utils.py), which only
+    sequence parallelism needs: one row would be computed as two.
+    """
+    recorded = context.cuda_graph_batch_dimensions_list
+    fewer = [1 << power for power in reversed(range((ranks - 1).bit_length()))]
+    missing = [InferenceBatchDimensions(rows, 0, rows) for rows in fewer]
+    if recorded:  # the largest come first
+        recorded += [dimensions for dimensions in missing if dimensions not in recorded]
+
+
+def _keep_precision(model: torch.nn.Module) -> torch.nn.Module:
+    """Keep the model from returning float32: of 256 rows that takes a large vocabulary longer than choosing tokens."""
+    if isinstance(model, Float16Module):
+        model.forward = functools.partial(model.forward, fp32_output=False)
+    return model
 
 
 def _schedule(settings: Settings, device: torch.device) -> AsyncScheduleMode:

@@ -89,7 +89,7 @@ def _penalise(logits: Tensor, states: list[RowState | None]) -> Tensor:
     """Divide positive and multiply negative logits of seen tokens by the row's penalty (CTRL, Keskar et al. 2019)."""
     if all(state is None or state.seen is None for state in states):
         return logits
-    logits = logits.clone()
+    logits = logits.to(torch.float32, copy=True)
     for index, state in enumerate(states):
         if state is not None and state.seen is not None:
             penalty = state.row.repetition_penalty

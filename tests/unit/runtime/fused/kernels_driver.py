@@ -33,6 +33,45 @@ def activations() -> float:
     return float((silu_mul(x) - functional.silu(gate) * value).abs().max())
 
 
+def one_row(inner: int, gated: bool, normed: bool) -> float:
+    """Products of one row with a norm, a gate, a bias, a place for the result, and an addition to a residual stream."""
+    from runtime.fused import one_row
+
+    columns = 12
+    x, weight, norm, bias = (
+        torch.randn(1, inner),
+        torch.randn(columns, inner) / inner**0.5,
+        torch.randn(inner),
+        torch.randn(columns),
+    )
+    assert one_row.can_multiply(x, weight)
+    expected = functional.linear(functional.rms_norm(x, (inner,), norm, EPS) if normed else x, weight)
+    named = {"norm": norm, "eps": EPS} if normed else {}
+    if gated:
+        gate, value = expected.chunk(2, dim=-1)
+        return float((one_row.gated_product(x, weight, **named) - functional.silu(gate) * value).abs().max())
+    out = torch.full((1, columns), float("nan"))
+    worst = float((one_row.product(x, weight, bias=bias, out=out, **named) - expected - bias).abs().max())
+    worst = max(worst, float((one_row.product(x, weight, **named) - out + bias).abs().max()))
+    if not normed:
+        residual = torch.randn(1, columns)
+        before = residual.clone()
+        apart = one_row.add_product(residual, x, weight, in_place=False)
+        worst = max(worst, float((residual - before).abs().max()), float((apart - before - expected).abs().max()))
+        one_row.add_product(residual, x, weight, in_place=True)
+        worst = max(worst, float((residual - apart).abs().max()))
+    return worst
+
+
+def gates() -> float:
+    """Where quack or its GPU is missing, a product and a kernel for the gate."""
+    from runtime.fused.gate import GatedProduct
+
+    x, weight = torch.randn(3, 64), torch.randn(256, 64) / 8
+    gate, value = functional.linear(x, weight).chunk(2, dim=-1)
+    return float((GatedProduct(weight)(x, weight) - functional.silu(gate) * value).abs().max())
+
+
 def rotations(heads: int, rotated: int, normed: bool) -> float:
     """Two groups, a head size that is no power of two, a paged cache whose other places must not change."""
     from runtime.fused.kernels import rotate_and_store
@@ -127,7 +166,9 @@ def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     torch.manual_seed(0)
-    outcome = {"norms": norms(), "activations": activations()}
+    outcome = {"norms": norms(), "activations": activations(), "gates": gates()}
+    for case in itertools.product((512, 3072), (False, True), (False, True)):
+        outcome[f"one row {case}"] = one_row(*case)
     for case in itertools.product((1, 3, 4), (24, 16, 0), (False, True)):
         outcome[f"rotations {case}"] = rotations(*case)
     for case in itertools.product((1, 4), (-1, 70), (1, 264)):
