@@ -14,8 +14,8 @@ from bench.gpu.serving import Host, serving
 from bench.report import console, table
 from trition_repo_gen.errors import UserError
 
-MODELS = ("trained", "qwen2_wide", "qwen3_wide", "qwen3moe_wide", "gptoss_wide", "deepseekv3")
-"""The trained tiny Llama; random ones with biases, norms of queries and keys, experts, sliding windows, latents."""
+MODELS = ("trained", "qwen2_wide", "qwen3_wide", "qwen3moe_wide", "mistral_wide", "gptoss_wide", "deepseekv3_wide")
+"""The trained tiny Llama; random ones with biases, norms of queries and keys, experts, windows, sinks, latents."""
 LONG = " ".join(PROMPTS)
 
 

@@ -70,6 +70,8 @@ def _llama(**changes: Any) -> Any:
 
 WIDE: dict[str, Any] = {"hidden_size": 256, "initializer_range": 0.1}
 """For GPUs: FlashAttention wants heads of at least 64."""
+MLA_WIDE: dict[str, Any] = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+"""FlashMLA knows only DeepSeek's own sizes."""
 GPT_OSS: dict[str, Any] = {
     "head_dim": 64,
     "num_local_experts": 4,
@@ -96,7 +98,13 @@ MODELS: dict[str, Callable[[], Any]] = {
         transformers.Qwen3MoeConfig(**SIZES | MOE | WIDE | {"head_dim": 64})
     ),
     "gptoss_wide": lambda: transformers.GptOssForCausalLM(transformers.GptOssConfig(**SIZES | WIDE | GPT_OSS)),
+    "mistral_wide": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(**SIZES | WIDE | {"head_dim": 64, "sliding_window": 32})
+    ),
     "deepseekv3": lambda: transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**SIZES | MLA)),
+    "deepseekv3_wide": lambda: transformers.DeepseekV3ForCausalLM(
+        transformers.DeepseekV3Config(**SIZES | WIDE | MLA | MLA_WIDE)
+    ),
 }
 
 
