@@ -98,9 +98,11 @@ class Exchange:
         self._inboxes = inboxes
         self._uses = torch.zeros(slots, dtype=torch.int32, device=inbox.device)
         self._parts = torch.empty(slots, 2 * pairs, dtype=torch.bfloat16, device=inbox.device)
+        self._sent = False
+        """Whether the part that was left last is with the other ranks already."""
 
     def leave(self, x: Tensor, weight: Tensor, place: int) -> None:
-        """Compute this rank's part of a product; `add_and_norm` sends it.
+        """Compute this rank's part of a product; `add_and_norm` sends it, unless it is one row, sent as it is computed.
 
         Args:
             x: [rows, inner]
@@ -108,9 +110,12 @@ class Exchange:
             place: 0, 1 or 2. Consecutive products need different places: that a rank sends its part of the next one
                 tells the others that it has read their parts of this one.
         """
-        part = self._parts[place * _FEW_ROWS :][: x.shape[0]]
-        if one_row.can_multiply(x, weight):
-            one_row.product(x, weight, out=part)
+        slot = place * _FEW_ROWS
+        part = self._parts[slot : slot + x.shape[0]]
+        self._sent = one_row.can_multiply(x, weight)
+        if self._sent:
+            inboxes = one_row.Inboxes(self._inboxes, self._uses, slot, self._rank)
+            one_row.product(x, weight, out=part, inboxes=inboxes)
         else:
             torch.mm(x, weight.t(), out=part)
 
@@ -135,6 +140,7 @@ class Exchange:
             *(columns // 2, eps, place * _FEW_ROWS),
             RANK=self._rank,
             RANKS=self._ranks,
+            SENT=self._sent,
             BLOCK=block,
             num_warps=max(4, min(16, block // 256)),
             **dependent(residual.device),
@@ -173,21 +179,23 @@ def _add_and_norm(  # type: ignore[no-untyped-def]
     first_row,
     RANK: tl.constexpr,
     RANKS: tl.constexpr,
+    SENT: tl.constexpr,
     BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    begin_the_next(DEPENDENT)
-    after_the_last(DEPENDENT)
     # Two bfloat16 numbers and the number of the use travel in eight bytes, which arrive together (NCCL's protocol LL).
     row = tl.program_id(0)
     slot = first_row + row
-    use = tl.load(uses + slot) + 1
     pair = tl.arange(0, BLOCK)
     inside = pair < pairs
+    factors = tl.load(weight + pair, mask=inside, other=0)
+    begin_the_next(DEPENDENT)
+    after_the_last(DEPENDENT)
+    use = tl.load(uses + slot) + 1
     mine = tl.load(parts + slot * pairs + pair, mask=inside, other=0)
     stamp = use.to(tl.int64) << 32
     for peer in tl.static_range(RANKS):
-        if peer != RANK:
+        if peer != RANK and not SENT:
             theirs = tl.load(inboxes + peer).to(tl.pointer_type(tl.int64)) + (slot * RANKS + RANK) * pairs
             tl.store(theirs + pair, stamp | (mine.to(tl.int64) & 0xFFFFFFFF), mask=inside)
     place = residual + row * pairs + pair
@@ -212,7 +220,6 @@ def _add_and_norm(  # type: ignore[no-untyped-def]
     low = low.to(tl.float32)
     high = high.to(tl.float32)
     scale = tl.rsqrt(tl.sum(low * low + high * high, axis=0) / (2 * pairs) + eps)
-    factors = tl.load(weight + pair, mask=inside, other=0)
     low = (low * scale * _low(factors)).to(tl.bfloat16)
     high = (high * scale * _high(factors)).to(tl.bfloat16)
     tl.store(out + row * pairs + pair, _pair(low, high), mask=inside)

@@ -8,6 +8,8 @@ the residual stream, which would be kernels of their own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -16,9 +18,26 @@ from torch import Tensor
 from .launch import after_the_last, begin_the_next, dependent
 
 _BLOCK_OUT = 2
-"""Weights' rows that a program reads, those of gates among them."""
+"""Weights' rows that a program reads, those of gates among them; as many numbers as a stamped pair has."""
 _BLOCKS_IN = (1024, 512)
 """Columns of the input that it reads at a time, eight for each thread."""
+
+
+@dataclass(frozen=True)
+class Inboxes:
+    """Where other ranks wait for a product's pairs of bfloat16 numbers, each with a stamp in the same eight bytes.
+
+    Args:
+        addresses: int64[ranks], where each rank's int64[slots, ranks, pairs] lies.
+        uses: int32[slots], how often each slot was used before; one more is the stamp.
+        slot: the one to write to.
+        rank: of this process.
+    """
+
+    addresses: Tensor
+    uses: Tensor
+    slot: int
+    rank: int
 
 
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
@@ -35,6 +54,7 @@ def product(
     eps: float = 0.0,
     bias: Tensor | None = None,
     out: Tensor | None = None,
+    inboxes: Inboxes | None = None,
 ) -> Tensor:
     """Return `x @ weight.T`, of the RMS norm of `x` where there is one.
 
@@ -45,13 +65,14 @@ def product(
         eps: of the norm.
         bias: [columns], added.
         out: [1, columns], contiguous, for the result.
+        inboxes: who gets it as well, as fast as it comes.
 
     Returns:
         [1, columns]
     """
     if out is None:
         out = x.new_empty(1, weight.shape[0])
-    _launch(x, weight, out, norm, bias, eps, gated=False)
+    _launch(x, weight, out, norm, bias, eps, gated=False, inboxes=inboxes)
     return out
 
 
@@ -70,7 +91,15 @@ def add_product(residual: Tensor, x: Tensor, weight: Tensor, *, in_place: bool) 
 
 
 def _launch(
-    x: Tensor, weight: Tensor, out: Tensor, norm: Tensor | None, added: Tensor | None, eps: float, *, gated: bool
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    norm: Tensor | None,
+    added: Tensor | None,
+    eps: float,
+    *,
+    gated: bool,
+    inboxes: Inboxes | None = None,
 ) -> None:
     inner, columns = x.shape[1], out.shape[1]
     block_out = _BLOCK_OUT // 2 if gated else _BLOCK_OUT
@@ -84,6 +113,9 @@ def _launch(
         columns,
         inner,
         eps,
+        *((inboxes.addresses, inboxes.uses, inboxes.slot) if inboxes is not None else (None, None, 0)),
+        RANK=inboxes.rank if inboxes is not None else 0,
+        RANKS=inboxes.addresses.shape[0] if inboxes is not None else 1,
         NORM=norm is not None,
         ADD=added is not None,
         GATED=gated,
@@ -104,6 +136,11 @@ def _multiply(  # type: ignore[no-untyped-def]
     columns,
     inner,
     eps,
+    inboxes,
+    uses,
+    slot,
+    RANK: tl.constexpr,
+    RANKS: tl.constexpr,
     NORM: tl.constexpr,
     ADD: tl.constexpr,
     GATED: tl.constexpr,
@@ -144,4 +181,12 @@ def _multiply(  # type: ignore[no-untyped-def]
         result = result * tl.sigmoid(result) * tl.sum(value_sums, axis=1) * scale
     if ADD:
         result += tl.load(added + column).to(tl.float32)
+    if RANKS > 1:
+        bits = result.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int64) & 0xFFFF
+        pair = tl.sum(bits << 16 * tl.arange(0, BLOCK_OUT), axis=0)
+        stamped = ((tl.load(uses + slot) + 1).to(tl.int64) << 32) | pair
+        for peer in tl.static_range(RANKS):
+            if peer != RANK:
+                theirs = tl.load(inboxes + peer).to(tl.pointer_type(tl.int64))
+                tl.store(theirs + (slot * RANKS + RANK) * (columns // 2) + tl.program_id(0), stamped)
     tl.store(out + column, result)
