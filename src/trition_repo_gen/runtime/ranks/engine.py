@@ -121,22 +121,28 @@ class RankEngine:
         """See `Engine.add`."""
         tokens = prompt.tokens
         self._sampling.add(request_id, row, tokens, self._device)
-        self._engine.add_request(
-            request_id,
-            tokens,
-            SamplingParams(
-                top_k=1,  # the parameters that count are the sampler's own
-                num_tokens_to_generate=min(row.max_length, self.max_sequence_length - len(tokens)),
-                termination_id=self._eos,
-                return_log_probs=row.log_probs or row.top_logprobs > 0,
-                skip_prompt_log_probs=not _wants_prompt_log_probs(row),
-                top_n_logprobs=row.top_logprobs,
-            ),
+        sampling = SamplingParams(
+            top_k=1,  # the parameters that count are the sampler's own
+            num_tokens_to_generate=min(row.max_length, self.max_sequence_length - len(tokens)),
+            termination_id=self._eos,
+            return_log_probs=row.log_probs or row.top_logprobs > 0,
+            skip_prompt_log_probs=not _wants_prompt_log_probs(row),
+            top_n_logprobs=row.top_logprobs,
+        )
+        # The engine's own `add_request` copies tokens to the GPU, and its context copies them back to where it keeps
+        # them: with both the host waits for the step that the GPU is at (megatron-core 0.19.2, dynamic_engine.py:1200).
+        request = DynamicInferenceRequest(
+            request_id=request_id,
+            prompt_tokens=torch.tensor(tokens, dtype=torch.int64),
+            sampling_params=sampling,
+            block_size_tokens=self._context.block_size_tokens,
+            enable_prefix_caching=self._context.enable_prefix_caching,
         )
         if _wants_prompt_log_probs(row):
             # They are computed from the whole prompt: it must not begin with another's blocks, nor lend its own.
-            self._engine.get_request(request_id).precomputed_block_hashes = []
+            request.precomputed_block_hashes = []
             self._sampling.remember_prompt(request_id, tokens)
+        self._engine._add_request(request)
         self._tokenless.add(request_id)
         if watch:
             self._watched[request_id] = 0
