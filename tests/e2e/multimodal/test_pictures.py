@@ -151,7 +151,7 @@ def test_a_stream_joins_to_the_plain_answer(qwen: Serving) -> None:
     plain = ask(qwen.ask, case, max_length=60, min_length=60)
 
     assert isinstance(whole, Completion)
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     assert "".join(str(piece) for piece in pieces) == whole.text == plain.sentences[0]
     assert whole.prompt_tokens == plain.prompt_tokens[0]
 
