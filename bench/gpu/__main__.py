@@ -24,6 +24,8 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=1, help="GPUs to use, 1 or 2 [default: 1]")
     parser.add_argument("--shape", default="8b", help="8b, 1b or tiny: the model of the stage speed [default: 8b]")
     parser.add_argument("--layouts", help="of the stage speed, comma-separated [default: all that the GPUs allow]")
+    models = ",".join(truth.MODELS)
+    parser.add_argument("--models", default=models, help=f"of the stage truth, comma-separated [default: {models}]")
     parser.add_argument("--rank-python", default=sys.executable, help="the interpreter that has Megatron")
     parser.add_argument("--nemo-python", help="the interpreter that has NeMo [default: none of its checkpoints]")
     parser.add_argument("--tritonserver", help="the program [default: the one that trgen serve finds]")
@@ -42,7 +44,7 @@ def main() -> int:
         started = time.monotonic()
         console.rule(stage)
         if stage == "truth":
-            results[stage] = truth.run(host, make.sources(truth.MODELS))
+            results[stage] = truth.run(host, make.sources(arguments.models.split(",")))
         elif stage == "answers":
             results[stage] = answers.run(host, make.trained(), make.experts(), arguments.gpus)
         elif stage == "pictures":

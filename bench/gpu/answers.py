@@ -20,10 +20,12 @@ PROMPTS = (
     "How many days has a week?",
 )
 MAX_LENGTH = 600
-KV_CACHE_GIB = 4.0
+KV_CACHE_GIB = 2.0
 DENSE: dict[str, dict[str, Any]] = {
     "one GPU": {},
     "CUDA graphs": {"enable_cuda_graphs": True},
+    "plain layers": {"fused_layers": "off"},
+    "plain layers CUDA graphs": {"fused_layers": "off", "enable_cuda_graphs": True},
     "TP2": {"tensor_parallel_size": 2},
     "PP2": {"pipeline_parallel_size": 2},
     "DP2": {"num_gpus": 2},

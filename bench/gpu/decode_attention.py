@@ -1,4 +1,4 @@
-"""Attention of a decoding step over a paged cache: this project's kernel and FlashAttention 4, microseconds and GB/s.
+"""Attention of a decoding step over a paged cache: this project's kernels and FlashAttention 4, in microseconds.
 
     python bench/gpu/decode_attention.py [--tune]
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src/trition_repo_g
 
 import torch
 from runtime.fused import decoding
+from runtime.fused.kernels import Places, Turning, rotate_and_store
 
 GROUPS, HEADS, SIZE, BLOCK_TOKENS = 8, 32, 128, 256
 CASES = ((1, 192), (1, 4096), (1, 32768), (64, 192), (64, 2048), (256, 192), (256, 1024))
@@ -54,16 +55,30 @@ class Problem:
         blocks = -(-length // BLOCK_TOKENS)
         shape = (rows * blocks, BLOCK_TOKENS, GROUPS, SIZE)
         self.keys, self.values = (torch.randn(shape, device=device, dtype=torch.bfloat16) for _ in range(2))
-        self.query = torch.randn(rows, 1, HEADS, SIZE, device=device, dtype=torch.bfloat16)
+        self.mixed = torch.randn(rows, (HEADS + 2 * GROUPS) * SIZE, device=device, dtype=torch.bfloat16)
         order = torch.randperm(rows * blocks, device=device, dtype=torch.int32)
         self.table = order.view(rows, blocks)
         self.lengths = torch.full((rows,), length, device=device, dtype=torch.int32)
+        newest = torch.full((rows,), length - 1, device=device, dtype=torch.int32)
+        self.places = Places(self.table[:, -1].contiguous(), newest % BLOCK_TOKENS, newest)
+        self.turning = Turning(None, None, None, 0.0)
+        self.query = rotate_and_store(self.mixed, GROUPS, self.keys, self.values, self.places, self.turning)
         self.starts = torch.arange(rows + 1, device=device, dtype=torch.int32)
         self.longest = length
         self.bytes = 2 * rows * length * GROUPS * SIZE * 2
 
     def ours(self) -> torch.Tensor:
-        return decoding.decode(self.query, self.keys, self.values, self.table, self.lengths, SIZE**-0.5)
+        return decoding.decode(
+            self.mixed,
+            GROUPS,
+            self.keys,
+            self.values,
+            self.places,
+            self.turning,
+            self.table,
+            self.lengths,
+            SIZE**-0.5,
+        )
 
     def flash_attention(self) -> torch.Tensor:
         from flash_attn.cute import flash_attn_varlen_func

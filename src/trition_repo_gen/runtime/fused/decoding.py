@@ -2,9 +2,9 @@
 
 FlashAttention 4 on Hopper runs a tile of 128 queries for the few that a KV head has in a decoding step, and cannot
 share a long row's keys among blocks: at 256 rows of 200 tokens it takes four times as long as reading the cache does.
-Here a program reads one row's share of one KV head, for all the queries of that head, and a second kernel joins the
-shares (Flash-Decoding, Dao et al. 2023). The number of shares depends on the number of rows alone, so that the kernels
-can be recorded in a CUDA graph.
+Here a program reads one row's share of one KV head, for all the queries of that head, which it turns itself, and a
+second kernel joins the shares (Flash-Decoding, Dao et al. 2023). The number of shares depends on the number of rows
+alone, so that the kernels can be recorded in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .kernels import Places, Turning, turned
 from .launch import after_the_last, begin_the_next, dependent
 
 _TILE = 64
@@ -35,38 +36,46 @@ def can_decode(key_cache: Tensor) -> bool:
 
 
 def decode(
-    query: Tensor,
+    mixed: Tensor,
+    groups: int,
     key_cache: Tensor,
     value_cache: Tensor,
+    places: Places,
+    turning: Turning,
     block_table: Tensor,
     lengths: Tensor,
     scale: float,
     window: int = -1,
 ) -> Tensor:
-    """Attend from each row's newest token to all tokens of the row.
+    """Do what `rotate_and_store` does for each row's newest token, and attend from it to all tokens of the row.
 
     Args:
-        query: [rows, 1, heads, head size], contiguous.
-        key_cache: [blocks, tokens per block, groups, head size], the newest token's among them.
+        mixed: see `rotate_and_store`; its tokens are the rows.
+        groups: likewise.
+        key_cache: likewise.
         value_cache: like `key_cache`, and with its strides.
+        places: likewise.
+        turning: likewise.
         block_table: int32[rows, blocks of a row], whose rows lie in order.
-        lengths: [rows] tokens of each row; 0 gives 0.
+        lengths: [rows] tokens of each row, the newest one among them; 0 gives 0.
         scale: of the products.
         window: tokens before the newest one that count; -1 means all.
 
     Returns:
-        like `query`
+        [rows, 1, heads, head size]
     """
-    rows, _, heads, size = query.shape
-    groups = key_cache.shape[2]
+    rows, size = mixed.shape[0], key_cache.shape[-1]
+    heads = mixed.shape[1] // size - 2 * groups
     shares = min(_MOST_SHARES, triton.next_power_of_2(max(1, _PROGRAMS // (rows * groups))))
-    out = torch.empty_like(query)
-    partial = query.new_empty(rows, heads, shares, size, dtype=torch.float32) if shares > 1 else out
-    weights = query.new_empty(rows, heads, shares, dtype=torch.float32) if shares > 1 else out
+    out = mixed.new_empty(rows, 1, heads, size)
+    partial = mixed.new_empty(rows, heads, shares, size, dtype=torch.float32) if shares > 1 else out
+    weights = mixed.new_empty(rows, heads, shares, dtype=torch.float32) if shares > 1 else out
     _decode[(rows, groups, shares)](
-        query,
+        mixed,
         key_cache,
         value_cache,
+        *places,
+        *turning.arguments(),
         block_table,
         lengths,
         partial,
@@ -86,19 +95,27 @@ def decode(
         TILE=_TILE,
         num_warps=_WARPS,
         num_stages=_STAGES,
-        **dependent(query.device),
+        **turning.constants(),
+        **dependent(mixed.device),
     )
     if shares > 1:
         constants = {"HEADS": heads, "SIZE": size, "SHARES": shares, "num_warps": 2}
-        _join[(rows, heads)](partial, weights, out, **constants, **dependent(query.device))
+        _join[(rows, heads)](partial, weights, out, **constants, **dependent(mixed.device))
     return out
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _decode(  # type: ignore[no-untyped-def]
-    query,
+    mixed,
     key_cache,
     value_cache,
+    blocks,
+    slots,
+    positions,
+    table,
+    query_norm,
+    key_norm,
+    eps,
     block_table,
     lengths,
     partial,
@@ -116,36 +133,59 @@ def _decode(  # type: ignore[no-untyped-def]
     WINDOW: tl.constexpr,
     HEADS_BLOCK: tl.constexpr,
     TILE: tl.constexpr,
+    ROTATED: tl.constexpr,
+    NORMS: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
     begin_the_next(DEPENDENT)
-    after_the_last(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     share = tl.program_id(2)
+    # These came from the host, by a copy that the step's first kernel waited for.
     length = tl.load(lengths + row).to(tl.int32)
-    oldest = 0
-    if WINDOW >= 0:
-        oldest = tl.maximum(length - 1 - WINDOW, 0)
-    first_tile = oldest // TILE
-    last_tile = tl.cdiv(length, TILE)
-    tiles = tl.cdiv(last_tile - first_tile, SHARES)
-    begin = first_tile + share * tiles
-    end = tl.minimum(begin + tiles, last_tile)
+    position = tl.load(positions + row).to(tl.int64)
+    newest = tl.load(blocks + row).to(tl.int64) * block_stride + tl.load(slots + row).to(tl.int64) * slot_stride
+    newest += group * group_stride
+    after_the_last(DEPENDENT)
 
     head = tl.arange(0, HEADS_BLOCK)
     column = tl.arange(0, SIZE)
     inside_heads = head < HEADS
-    heads = (row * GROUPS + group) * HEADS + head
-    queries = tl.load(query + heads[:, None] * SIZE + column[None, :], mask=inside_heads[:, None], other=0.0)
+    source = mixed + (row * GROUPS + group) * (HEADS + 2) * SIZE
+    rows = source + head[:, None] * SIZE
+    inside = inside_heads[:, None] & (column[None, :] < SIZE)
+    queries = turned(rows, column[None, :], inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
+    queries = queries.to(mixed.dtype.element_ty)
     largest = tl.full([HEADS_BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([HEADS_BLOCK], tl.float32)
     sums = tl.zeros([HEADS_BLOCK, SIZE], tl.float32)
+    if share == 0:  # the newest token, which no other program looks for in the cache
+        source += HEADS * SIZE
+        all_of_it = column[None, :] < SIZE
+        key = turned(source, column[None, :], all_of_it, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
+        key = key.to(key_cache.dtype.element_ty)
+        value = tl.load(source + SIZE + column)[None, :]
+        tl.store(key_cache + newest + column[None, :], key)
+        tl.store(value_cache + newest + column[None, :], value)
+        if length > 0:
+            largest = tl.sum(queries.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+            total += 1.0
+            sums += value.to(tl.float32)
+
+    older = tl.maximum(length - 1, 0)
+    oldest = 0
+    if WINDOW >= 0:
+        oldest = tl.maximum(older - WINDOW, 0)
+    first_tile = oldest // TILE
+    last_tile = tl.cdiv(older, TILE)
+    tiles = tl.cdiv(last_tile - first_tile, SHARES)
+    begin = first_tile + share * tiles
+    end = tl.minimum(begin + tiles, last_tile)
     for tile in range(begin, end):
         token = tile * TILE + tl.arange(0, TILE)
         block = tl.load(block_table + row * table_stride + tile * TILE // BLOCK_TOKENS).to(tl.int64)
         place = block * block_stride + (token % BLOCK_TOKENS) * slot_stride + group * group_stride
-        counts = (token < length) & (token >= oldest)
+        counts = (token < older) & (token >= oldest)
         keys = tl.load(key_cache + place[:, None] + column[None, :], mask=counts[:, None], other=0.0)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
         scores = tl.where(counts[None, :], scores, float("-inf"))
@@ -159,6 +199,7 @@ def _decode(  # type: ignore[no-untyped-def]
         largest = larger
 
     averages = sums / tl.where(total > 0, total, 1.0)[:, None]
+    heads = (row * GROUPS + group) * HEADS + head
     target = (heads * SHARES + share)[:, None] * SIZE + column[None, :]
     tl.store(partial + target, averages, mask=inside_heads[:, None])
     if SHARES > 1:  # the logarithm of what the share's exponentials add up to

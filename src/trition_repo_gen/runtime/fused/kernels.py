@@ -5,6 +5,9 @@ With TRITON_INTERPRET=1 they run on a CPU as well, slowly.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -50,18 +53,48 @@ def silu_mul(x: Tensor) -> Tensor:
     return out
 
 
+class Places(NamedTuple):
+    """Where tokens belong: int[tokens] each.
+
+    Args:
+        blocks: of the cache.
+        slots: in the block.
+        positions: in the token's sequence.
+    """
+
+    blocks: Tensor
+    slots: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Turning:
+    """What is done to queries and keys before they meet.
+
+    Args:
+        table: float32[positions, rotated size], cosines and then sines of the rotary embedding (Su et al. 2021) of
+            a head's first columns; None where there is none.
+        query_norm: [head size] weights of an RMS norm over each head of the queries, or None; likewise `key_norm`.
+        key_norm: see `query_norm`.
+        eps: of these norms.
+    """
+
+    table: Tensor | None
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    eps: float
+
+    def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:
+        """Return what `turned` takes last of its tensors and numbers, in its order."""
+        return self.table, self.query_norm, self.key_norm, self.eps
+
+    def constants(self) -> dict[str, Any]:
+        """Return the constants that `turned` needs to know of it."""
+        return {"ROTATED": 0 if self.table is None else self.table.shape[1], "NORMS": self.query_norm is not None}
+
+
 def rotate_and_store(
-    mixed: Tensor,
-    groups: int,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    blocks: Tensor,
-    slots: Tensor,
-    positions: Tensor,
-    table: Tensor | None,
-    query_norm: Tensor | None,
-    key_norm: Tensor | None,
-    eps: float,
+    mixed: Tensor, groups: int, key_cache: Tensor, value_cache: Tensor, places: Places, turning: Turning
 ) -> Tensor:
     """Take queries, keys and values apart, turn queries and keys by their positions, put keys and values in the cache.
 
@@ -70,14 +103,8 @@ def rotate_and_store(
         groups: KV heads.
         key_cache: [blocks, tokens per block, groups, head size]
         value_cache: like `key_cache`.
-        blocks: [tokens] the cache's block of each token.
-        slots: [tokens] its place there.
-        positions: [tokens] its place in its sequence.
-        table: float32[positions, rotated size]: cosines, then sines, of the first half of what is rotated, whose halves
-            belong together (Su et al. 2021, as in GPT-NeoX); None rotates nothing.
-        query_norm: [head size] weights of an RMS norm over each head of the queries, or None; likewise `key_norm`.
-        key_norm: see `query_norm`.
-        eps: of these norms.
+        places: of the tokens.
+        turning: of queries and keys.
 
     Returns:
         queries, [tokens, 1, heads, head size]
@@ -85,32 +112,23 @@ def rotate_and_store(
     tokens, size = mixed.shape[0], key_cache.shape[-1]
     heads = mixed.shape[1] // size // groups - 2  # queries of a group
     query = mixed.new_empty(tokens, 1, groups * heads, size)
-    rotated = 0 if table is None else table.shape[1]
     _rotate_and_store[(tokens, groups)](
         mixed,
         query,
         key_cache,
         value_cache,
-        blocks,
-        slots,
-        positions,
-        table,
-        query_norm,
-        key_norm,
-        eps,
+        *places,
+        *turning.arguments(),
         key_cache.stride(0),
         key_cache.stride(1),
         key_cache.stride(2),
         GROUPS=groups,
         HEADS=heads,
         SIZE=size,
-        ROTATED=rotated,
-        NORMS=query_norm is not None,
-        HEADS_BLOCK=triton.next_power_of_2(heads + 1),
-        HALF_BLOCK=triton.next_power_of_2(max(1, rotated // 2)),
-        REST_BLOCK=triton.next_power_of_2(max(1, size - rotated)),
+        HEADS_BLOCK=triton.next_power_of_2(heads),
         SIZE_BLOCK=triton.next_power_of_2(size),
         num_warps=4,
+        **turning.constants(),
         **dependent(mixed.device),
     )
     return query
@@ -160,12 +178,10 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     GROUPS: tl.constexpr,
     HEADS: tl.constexpr,
     SIZE: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr,
+    SIZE_BLOCK: tl.constexpr,
     ROTATED: tl.constexpr,
     NORMS: tl.constexpr,
-    HEADS_BLOCK: tl.constexpr,
-    HALF_BLOCK: tl.constexpr,
-    REST_BLOCK: tl.constexpr,
-    SIZE_BLOCK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
     begin_the_next(DEPENDENT)
@@ -173,51 +189,51 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     token = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     source = mixed + (token * GROUPS + group) * (HEADS + 2) * SIZE
-    cached = tl.load(blocks + token).to(tl.int64) * block_stride + tl.load(slots + token).to(tl.int64) * slot_stride
-    cached += group * group_stride
-
-    whole = tl.arange(0, SIZE_BLOCK)
-    value = tl.load(source + (HEADS + 1) * SIZE + whole, mask=whole < SIZE)
-    tl.store(value_cache + cached + whole, value, mask=whole < SIZE)
-
-    # Below, rows are the group's queries and, after them, its key.
     head = tl.arange(0, HEADS_BLOCK)[:, None]
-    is_query = head < HEADS
-    is_key = head == HEADS
-    target = query + (token * GROUPS + group) * HEADS * SIZE + head * SIZE
-    key_target = key_cache + cached + head * 0
+    column = tl.arange(0, SIZE_BLOCK)[None, :]
+    inside = (head < HEADS) & (column < SIZE)
+    position = tl.load(positions + token).to(tl.int64)
+    queries = turned(source + head * SIZE, column, inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
+    tl.store(query + (token * GROUPS + group) * HEADS * SIZE + head * SIZE + column, queries, mask=inside)
 
-    half = tl.arange(0, HALF_BLOCK)[None, :]
-    rest = ROTATED + tl.arange(0, REST_BLOCK)[None, :]
-    in_half = (head <= HEADS) & (half < ROTATED // 2)
-    in_rest = (head <= HEADS) & (rest < SIZE)
-    first = tl.load(source + head * SIZE + half, mask=in_half, other=0.0).to(tl.float32)
-    second = tl.load(source + head * SIZE + ROTATED // 2 + half, mask=in_half, other=0.0).to(tl.float32)
-    other = tl.load(source + head * SIZE + rest, mask=in_rest, other=0.0).to(tl.float32)
+    inside = column < SIZE
+    source += HEADS * SIZE
+    key = turned(source, column, inside, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
+    value = tl.load(source + SIZE + column, mask=inside)
+    place = tl.load(blocks + token).to(tl.int64) * block_stride + tl.load(slots + token).to(tl.int64) * slot_stride
+    place += group * group_stride
+    tl.store(key_cache + place + column, key, mask=inside)
+    tl.store(value_cache + place + column, value, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def turned(  # type: ignore[no-untyped-def]
+    source,
+    column,
+    inside,
+    position,
+    table,
+    norm,
+    eps,
+    SIZE: tl.constexpr,
+    ROTATED: tl.constexpr,
+    NORMS: tl.constexpr,
+):
+    """Load heads, float32[heads, columns], after their norm and the rotation of their first columns by halves."""
+    half: tl.constexpr = ROTATED // 2
+    values = tl.load(source + column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(values * values, axis=1) / SIZE + eps)[:, None] if NORMS else 1.0
     if NORMS:
-        squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1) + tl.sum(other * other, axis=1)
-        scale = tl.rsqrt(squares / SIZE + eps)[:, None]
-        first *= scale * _factors(query_norm, key_norm, is_query, half, in_half)
-        second *= scale * _factors(query_norm, key_norm, is_query, ROTATED // 2 + half, in_half)
-        other *= scale * _factors(query_norm, key_norm, is_query, rest, in_rest)
+        values *= scale * tl.load(norm + column, mask=inside, other=0.0).to(tl.float32)
     if ROTATED > 0:
-        position = tl.load(positions + token).to(tl.int64)
-        cosine = tl.load(table + position * ROTATED + half, mask=half < ROTATED // 2, other=0.0)
-        sine = tl.load(table + position * ROTATED + ROTATED // 2 + half, mask=half < ROTATED // 2, other=0.0)
-        turned = first * cosine - second * sine
-        second = second * cosine + first * sine
-        first = turned
-        tl.store(target + half, first, mask=in_half & is_query)
-        tl.store(target + ROTATED // 2 + half, second, mask=in_half & is_query)
-        tl.store(key_target + half, first, mask=in_half & is_key)
-        tl.store(key_target + ROTATED // 2 + half, second, mask=in_half & is_key)
-    if ROTATED < SIZE:
-        tl.store(target + rest, other, mask=in_rest & is_query)
-        tl.store(key_target + rest, other, mask=in_rest & is_key)
-
-
-@triton.jit
-def _factors(query_norm, key_norm, is_query, column, inside):  # type: ignore[no-untyped-def]
-    of_query = tl.load(query_norm + column + is_query * 0, mask=inside & is_query, other=0.0).to(tl.float32)
-    of_key = tl.load(key_norm + column + is_query * 0, mask=inside & (is_query == 0), other=0.0).to(tl.float32)
-    return of_query + of_key
+        rotates = column < ROTATED
+        is_first = column < half
+        other = tl.where(is_first, column + half, column - half)  # the other half's column of the same angle
+        angle = table + position * ROTATED + tl.where(is_first, column, other)
+        cosine = tl.load(angle, mask=rotates, other=1.0)
+        sine = tl.load(angle + half, mask=rotates, other=0.0)
+        others = tl.load(source + other, mask=inside & rotates, other=0.0).to(tl.float32)
+        if NORMS:
+            others *= scale * tl.load(norm + other, mask=inside & rotates, other=0.0).to(tl.float32)
+        values = values * cosine + tl.where(is_first, -others, others) * sine
+    return values

@@ -26,7 +26,7 @@ from . import one_row
 from .all_reduce import AllReduce, Exchange
 from .decoding import can_decode, decode
 from .gate import GatedProduct
-from .kernels import rms_norm, rotate_and_store
+from .kernels import Places, Turning, rms_norm, rotate_and_store
 
 _NEEDED: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -201,7 +201,7 @@ class _Attention(_Half):
     """Norm, attention and its projection, added to the residual stream.
 
     Args:
-        table: see `rotate_and_store`.
+        table: see `Turning`.
         in_place: add where the input lies; it must be nobody else's then.
     """
 
@@ -211,15 +211,15 @@ class _Attention(_Half):
         super().__init__(layer, all_reduce)
         attention = layer.self_attention
         self._attention = attention
-        self._table = table
         self._in_place = in_place
         self._groups = int(attention.num_query_groups_per_partition)
         self._scale = getattr(attention, "softmax_scale", None) or attention.hidden_size_per_attention_head**-0.5
         self._window = _window(layer)
         self._plain_softmax = layer.config.softmax_type == "vanilla" and not attention.batch_invariant_mode
-        self._query_norm, self._key_norm = (
+        query_norm, key_norm = (
             None if norm is None else norm.weight for norm in (attention.q_layernorm, attention.k_layernorm)
         )
+        self._turning = Turning(table, query_norm, key_norm, self._eps)
 
     def __call__(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, context: Tensor | None = None, **others: Any
@@ -243,24 +243,28 @@ class _Attention(_Half):
         attention, rows, view = self._attention, mixed.shape[0], paged.gpu_view
         number = attention.layer_number - attention._get_pp_layer_offset_for_inference()
         keys, values, block_table = paged.key_value_cache(number)
-        query = rotate_and_store(
-            mixed,
-            self._groups,
-            keys,
-            values,
+        places = Places(
             view.token_to_block_idx[:rows],
             view.token_to_local_position_within_kv_block[:rows],
             view.token_to_pos_ids[:rows],
-            self._table,
-            self._query_norm,
-            self._key_norm,
-            self._eps,
         )
         cu_query_lengths, max_query_length = paged.cu_query_lengths()
         cu_key_lengths, key_lengths, max_key_length = paged.cu_kv_lengths()
         one_token_each = paged.is_decode_only() and key_lengths.shape[0] == rows
         if one_token_each and self._plain_softmax and can_decode(keys):
-            return decode(query, keys, values, block_table, key_lengths, self._scale, self._window)
+            return decode(
+                mixed,
+                self._groups,
+                keys,
+                values,
+                places,
+                self._turning,
+                block_table,
+                key_lengths,
+                self._scale,
+                self._window,
+            )
+        query = rotate_and_store(mixed, self._groups, keys, values, places, self._turning)
         attended: Tensor = attention.flash_decode_and_prefill(
             query,
             keys,

@@ -20,26 +20,31 @@ def choose(config: Any) -> str:
     from megatron.core.transformer import attention
     from megatron.core.utils import is_fa_min_version
 
-    if getattr(config, "multi_latent_attention", False):
-        if not attention.HAVE_FMLA:
-            raise LoadError(
-                "Multi-latent attention needs FlashMLA on a GPU, which is not installed; "
-                "install flash_mla from github.com/deepseek-ai/FlashMLA."
-            )
-        return "FlashMLA"
+    latents = getattr(config, "multi_latent_attention", False)
+    if latents and not attention.HAVE_FMLA:
+        raise LoadError(
+            "Multi-latent attention needs FlashMLA on a GPU, which is not installed; "
+            "install flash_mla from github.com/deepseek-ai/FlashMLA."
+        )
     architecture = torch.cuda.get_device_capability()[0]
+    fa2 = attention.flash_attn_with_kvcache is not None and bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION))
     version = _newest(
         architecture,
         fa4=bool(attention.HAVE_FA4),
         fa3=bool(attention.HAVE_FA3),
-        fa2=attention.flash_attn_with_kvcache is not None and bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION)),
+        fa2=fa2 and not latents,  # the second reads blocks of 256 tokens, FlashMLA of 64
     )
+    if version is None and latents:
+        raise LoadError(
+            "Multi-latent attention reads prompts by FlashAttention 3 or 4, of which this GPU has none; "
+            "install flash-attn-4 in the ranks' environment."
+        )
     if version is None:
         wanted = "flash-attn-4" if architecture >= 9 else f"flash-attn>={_OLDEST_FLASH_ATTENTION}"
         raise LoadError(f"The ranks' environment has no FlashAttention for this GPU; install {wanted} there.")
     if version != (4 if attention.HAVE_FA4 else 3 if attention.HAVE_FA3 else 2):  # Megatron Core's own choice
         config.flash_attention_version = version
-    return f"FlashAttention {version}"
+    return f"FlashAttention {version}" + (" and FlashMLA" if latents else "")
 
 
 def require_paged(model: torch.nn.Module) -> None:

@@ -27,6 +27,8 @@ from .text import Prompt, TextCodec
 
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
+_LONG_STEPS = range(1024, 4097, 512)
+"""Tokens of steps that are recorded beyond Megatron Core's 512: a GPU is done before the host has launched one."""
 
 
 class RankEngine:
@@ -69,6 +71,7 @@ class RankEngine:
         )
         if not config.sequence_parallel:
             _record_few_rows(self._context, settings.tensor_parallel_size)
+        _record_long_steps(self._context)
         controller = TextGenerationController(
             GPTInferenceWrapper(_keep_precision(loaded.model), self._context), _EngineTokenizer(codec)
         )
@@ -311,6 +314,15 @@ def _record_few_rows(context: DynamicInferenceContext, ranks: int) -> None:
     missing = [InferenceBatchDimensions(rows, 0, rows) for rows in fewer]
     if recorded:  # the largest come first
         recorded += [dimensions for dimensions in missing if dimensions not in recorded]
+
+
+def _record_long_steps(context: DynamicInferenceContext) -> None:
+    """Have steps with prompts of more tokens recorded, each once: rows that read a prompt may decode as well."""
+    recorded = context.cuda_graph_batch_dimensions_list
+    rows = context.max_requests
+    if recorded and context.use_cuda_graphs_for_non_decode_steps:
+        sizes = [tokens for tokens in reversed(_LONG_STEPS) if rows <= tokens <= context.max_tokens]
+        recorded[:0] = [InferenceBatchDimensions(tokens, rows, 0) for tokens in sizes]
 
 
 def _keep_precision(model: torch.nn.Module) -> torch.nn.Module:

@@ -62,7 +62,7 @@ class RowSampler:
         states = [self._rows.get(request_id) for request_id in request_ids]
 
         logits = self._hold_back_ends(_penalise(logits, states), states)
-        tokens = logits.argmax(dim=-1)
+        tokens = _argmax(logits)
         drawn = [index for index, state in enumerate(states) if state is not None and not state.row.greedy]
         if drawn:
             index = _on(logits.device, drawn)
@@ -117,7 +117,15 @@ def draw(logits: Tensor, states: list[RowState]) -> Tensor:
             index = _on(logits.device, chosen)
             logits[index] = _filter(logits[index], [rows[i] for i in chosen], largest)
     keys = [[_signed(mix_int(state.row.seed + _GOLDEN * (state.position + 1)))] for state in states]
-    return (logits + gumbel_noise(_on(logits.device, keys), logits.shape[-1])).argmax(dim=-1)
+    return _argmax(logits + gumbel_noise(_on(logits.device, keys), logits.shape[-1]))
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    if logits.device.type == "cpu":
+        return logits.argmax(dim=-1)
+    from ..fused.argmax import argmax  # Triton is not everywhere where there is no GPU
+
+    return argmax(logits)
 
 
 def _filter(logits: Tensor, rows: list[Row], largest: int) -> Tensor:

@@ -74,7 +74,7 @@ def gates() -> float:
 
 def rotations(heads: int, rotated: int, normed: bool) -> float:
     """Two groups, a head size that is no power of two, a paged cache whose other places must not change."""
-    from runtime.fused.kernels import rotate_and_store
+    from runtime.fused.kernels import Places, Turning, rotate_and_store
 
     groups, size, tokens = 2, 24, 5
     mixed = torch.randn(tokens, groups * (heads + 2) * size)
@@ -85,41 +85,73 @@ def rotations(heads: int, rotated: int, normed: bool) -> float:
     angles = torch.randn(32, rotated // 2)
     table = torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None
     weights = (torch.randn(size), torch.randn(size)) if normed else (None, None)
-    query = rotate_and_store(mixed, groups, cache[0], cache[1], blocks, slots, positions, table, *weights, EPS)
+    turning = Turning(table, *weights, EPS)
+    query = rotate_and_store(mixed, groups, cache[0], cache[1], Places(blocks, slots, positions), turning)
 
-    parts = mixed.view(tokens, groups, heads + 2, size)
-    queries, key, value = parts[:, :, :heads], parts[:, :, heads : heads + 1], parts[:, :, heads + 1]
-    if weights[0] is not None and weights[1] is not None:
-        queries = functional.rms_norm(queries, (size,), weights[0], EPS)
-        key = functional.rms_norm(key, (size,), weights[1], EPS)
-    queries, key = (turn(x, angles[positions][:, None, None]) for x in (queries, key))
-    before[0, blocks.long(), slots] = key[:, :, 0]
+    queries, key, value = turned_apart(mixed, groups, size, angles[positions], *weights)
+    before[0, blocks.long(), slots] = key
     before[1, blocks.long(), slots] = value
     expected = queries.reshape(tokens, 1, groups * heads, size)
     return float(max((query - expected).abs().max(), (cache - before).abs().max()))
 
 
-def decoding(heads: int, window: int, programs: int) -> float:
+def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
     """Rows of no token, one, several tiles and blocks, whose blocks lie anywhere in the cache."""
     from runtime.fused import decoding
+    from runtime.fused.kernels import Places, Turning
 
     decoding._PROGRAMS = programs
-    groups, size, lengths = 2, 32, [0, 1, 64, 65, 300]
-    cache = torch.randn(2, 12, 128, groups, size)
-    table = torch.randperm(12)[:10].view(5, 2).to(torch.int32)
-    table = torch.cat((table, torch.tensor([[-1], [-1], [-1], [-1], [11]], dtype=torch.int32)), dim=1)
-    query = torch.randn(len(lengths), 1, groups * heads, size)
-    out = decoding.decode(query, cache[0], cache[1], table, torch.tensor(lengths, dtype=torch.int32), 0.2, window)
-    worst = float(out[0].abs().max())  # a row without a token
+    groups, size, lengths = 2, 32, [0, 1, 2, 64, 65, 66, 300]
+    cache = torch.randn(2, 19, 128, groups, size)
+    table = torch.randperm(18)[: 2 * len(lengths)].view(-1, 2).to(torch.int32)
+    third = torch.full((len(lengths), 1), -1, dtype=torch.int32)
+    third[-1] = 18
+    table = torch.cat((table, third), dim=1)
+    mixed = torch.randn(len(lengths), groups * (heads + 2) * size)
+    positions = torch.tensor([max(0, length - 1) for length in lengths])
+    blocks, slots = table.gather(1, positions[:, None] // 128)[:, 0], positions % 128
+    angles = torch.randn(300, rotated // 2)
+    # Heads are rotated or normed here, so that a case for each is enough.
+    weights = (None, None) if rotated else (torch.randn(size), torch.randn(size))
+    turning = Turning(torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None, *weights, EPS)
+    queries, key, value = turned_apart(mixed, groups, size, angles[positions], *weights)
+    after = cache.clone()
+    after[0, blocks.long(), slots] = key
+    after[1, blocks.long(), slots] = value
+    cache[:, blocks.long(), slots] = float("nan")  # the newest token is not looked for there
+    out = decoding.decode(
+        mixed,
+        groups,
+        cache[0],
+        cache[1],
+        Places(blocks, slots, positions),
+        turning,
+        table,
+        torch.tensor(lengths, dtype=torch.int32),
+        0.2,
+        window,
+    )
+    worst = max(float((cache - after).abs().max()), float(out[0].abs().max()))  # the first row is without a token
     for row, length in list(enumerate(lengths))[1:]:
-        keys, values = (part[table[row].long()].flatten(0, 1)[:length] for part in cache)
+        keys, values = (part[table[row].long()].flatten(0, 1)[:length] for part in after)
         oldest = max(0, length - 1 - window) if window >= 0 else 0
         for head in range(groups * heads):
             group = head // heads
-            scores = keys[oldest:, group] @ query[row, 0, head] * 0.2
+            scores = keys[oldest:, group] @ queries[row, group, head % heads] * 0.2
             expected = scores.softmax(dim=0) @ values[oldest:, group]
             worst = max(worst, float((out[row, 0, head] - expected).abs().max()))
     return worst
+
+
+def largest(rows: int, columns: int) -> float:
+    """Rows that lie apart, whose largest number is there more than once; one of them has none."""
+    from runtime.fused.argmax import argmax
+
+    x = torch.randn(rows, columns + 3)[:, :columns].bfloat16()
+    for row in range(rows):
+        x[row, torch.randperm(columns)[:3]] = 7.0
+    x[-1] = float("-inf")
+    return float((argmax(x) != x.float().argmax(dim=-1)).any())
 
 
 def sums(rank: int, ranks: int, place: int, rows: int) -> float:
@@ -163,6 +195,24 @@ def steps(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float(((got.float() - expected).abs() / (expected.abs() * 2**-7 + 1e-6) - 1).max().clamp(min=0))
 
 
+def turned_apart(
+    mixed: torch.Tensor,
+    groups: int,
+    size: int,
+    angles: torch.Tensor,
+    query_norm: torch.Tensor | None,
+    key_norm: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return queries, [tokens, groups, heads, size], keys and values, [tokens, groups, size]."""
+    parts = mixed.view(mixed.shape[0], groups, -1, size)
+    queries, key, value = parts[:, :, :-2], parts[:, :, -2:-1], parts[:, :, -1]
+    if query_norm is not None and key_norm is not None:
+        queries = functional.rms_norm(queries, (size,), query_norm, EPS)
+        key = functional.rms_norm(key, (size,), key_norm, EPS)
+    queries, key = (turn(x, angles[:, None, None]) for x in (queries, key))
+    return queries, key[:, :, 0], value
+
+
 def turn(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Rotate the first halves and the second halves of what the angles cover."""
     half = angles.shape[-1]
@@ -179,7 +229,9 @@ if __name__ == "__main__":
         outcome[f"one row {case}"] = one_row(*case)
     for case in itertools.product((1, 3, 4), (24, 16, 0), (False, True)):
         outcome[f"rotations {case}"] = rotations(*case)
-    for case in itertools.product((1, 4), (-1, 70), (1, 264)):
+    for case in itertools.product((1, 5000), (1, 3)):
+        outcome[f"largest {case[::-1]}"] = largest(*case[::-1])
+    for case in itertools.product((1, 4), (-1, 0, 70), (1, 264), (0, 32, 16)):
         outcome[f"decoding {case}"] = decoding(*case)
     for case in itertools.product((0, 1), (2, 3), (0, 2), (1, 3)):
         outcome[f"sums {case}"] = sums(*case)
