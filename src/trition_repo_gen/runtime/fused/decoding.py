@@ -159,7 +159,7 @@ def _decode(  # type: ignore[no-untyped-def]
     largest = tl.full([HEADS_BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([HEADS_BLOCK], tl.float32)
     sums = tl.zeros([HEADS_BLOCK, SIZE], tl.float32)
-    if share == 0:  # the newest token, which no other program looks for in the cache
+    if share == SHARES - 1:  # the newest token, which no other program looks for in the cache
         source += HEADS * SIZE
         all_of_it = column[None, :] < SIZE
         key = turned(source, column[None, :], all_of_it, position, table, key_norm, eps, SIZE, ROTATED, NORMS)

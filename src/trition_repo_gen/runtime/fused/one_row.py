@@ -17,10 +17,11 @@ from torch import Tensor
 
 from .launch import after_the_last, begin_the_next, dependent
 
-_BLOCK_OUT = 2
-"""Weights' rows that a program reads, those of gates among them; as many numbers as a stamped pair has."""
-_BLOCKS_IN = (1024, 512)
-"""Columns of the input that it reads at a time, eight for each thread."""
+_BLOCK_OUT = 4
+"""Weights' rows that a program reads, those of gates among them; two stamped pairs' numbers."""
+_BLOCK_IN = 512
+"""Columns of the input that it reads at a time."""
+_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Inboxes:
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
     """Return whether the functions below take this input and these weights."""
     columns, inner = weight.shape
-    return bool(x.shape[0] == 1 and columns % _BLOCK_OUT == 0 and inner % min(_BLOCKS_IN) == 0)
+    return bool(x.shape[0] == 1 and columns % _BLOCK_OUT == 0 and inner % _BLOCK_IN == 0)
 
 
 def product(
@@ -103,7 +104,6 @@ def _launch(
 ) -> None:
     inner, columns = x.shape[1], out.shape[1]
     block_out = _BLOCK_OUT // 2 if gated else _BLOCK_OUT
-    block_in = next(block for block in _BLOCKS_IN if inner % block == 0)
     _multiply[(columns // block_out,)](
         x,
         weight,
@@ -120,8 +120,8 @@ def _launch(
         ADD=added is not None,
         GATED=gated,
         BLOCK_OUT=block_out,
-        BLOCK_IN=block_in,
-        num_warps=block_in // 256,
+        BLOCK_IN=_BLOCK_IN,
+        num_warps=_WARPS,
         **dependent(x.device),
     )
 
@@ -183,10 +183,11 @@ def _multiply(  # type: ignore[no-untyped-def]
         result += tl.load(added + column).to(tl.float32)
     if RANKS > 1:
         bits = result.to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int64) & 0xFFFF
-        pair = tl.sum(bits << 16 * tl.arange(0, BLOCK_OUT), axis=0)
-        stamped = ((tl.load(uses + slot) + 1).to(tl.int64) << 32) | pair
+        pairs = tl.sum(tl.reshape(bits, [BLOCK_OUT // 2, 2]) << 16 * tl.arange(0, 2)[None, :], axis=1)
+        stamped = ((tl.load(uses + slot) + 1).to(tl.int64) << 32) | pairs
+        pair = tl.program_id(0) * (BLOCK_OUT // 2) + tl.arange(0, BLOCK_OUT // 2)
         for peer in tl.static_range(RANKS):
             if peer != RANK:
                 theirs = tl.load(inboxes + peer).to(tl.pointer_type(tl.int64))
-                tl.store(theirs + (slot * RANKS + RANK) * (columns // 2) + tl.program_id(0), stamped)
+                tl.store(theirs + (slot * RANKS + RANK) * (columns // 2) + pair, stamped)
     tl.store(out + column, result)
