@@ -19,12 +19,13 @@ def argmax(x: Tensor) -> Tensor:
     """Return the column of each row's largest number; of equal ones, the first.
 
     Args:
-        x: [rows, columns], whose columns lie side by side.
+        x: [rows, columns]
 
     Returns:
         int64[rows]
     """
     rows, columns = x.shape
+    x = x if x.stride(1) == 1 else x.contiguous()
     out = x.new_empty(rows, dtype=torch.int64)
     wanted = triton.cdiv(_PROGRAMS, rows)
     parts = triton.next_power_of_2(max(1, min(wanted, triton.cdiv(columns, _BLOCK), _MOST_PARTS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,44 @@ import torch
 from .errors import LoadError
 
 _OLDEST_FLASH_ATTENTION = "2.7.3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """Which generations of FlashAttention the environment has, and whether FlashMLA."""
+
+    fa2: bool = False
+    fa3: bool = False
+    fa4: bool = False
+    flash_mla: bool = False
+
+    def generation(self, architecture: int, *, latents: bool) -> int:
+        """Return the generation to use on a GPU of SM `architecture`.x; with `latents` it reads the prompts.
+
+        The fourth runs from Hopper on; there it cannot split keys over blocks, which the third can: long contexts of
+        few rows are faster with that one. The second reads blocks of 256 tokens, where FlashMLA has 64.
+
+        Raises:
+            LoadError: there is none.
+        """
+        if latents and not self.flash_mla:
+            raise LoadError(
+                "Multi-latent attention needs FlashMLA on a GPU, which is not installed; "
+                "install flash_mla from github.com/deepseek-ai/FlashMLA."
+            )
+        if self.fa3 and architecture == 9:
+            return 3
+        if self.fa4 and architecture >= 9:
+            return 4
+        if self.fa2 and not latents:
+            return 2
+        if latents:
+            raise LoadError(
+                "Multi-latent attention reads prompts by FlashAttention 3 or 4, of which the ranks' environment has "
+                "none for this GPU; install flash-attn-4 there."
+            )
+        wanted = "flash-attn-4" if architecture >= 9 else f"flash-attn>={_OLDEST_FLASH_ATTENTION}"
+        raise LoadError(f"The ranks' environment has no FlashAttention for this GPU; install {wanted} there.")
 
 
 def choose(config: Any) -> str:
@@ -20,29 +59,15 @@ def choose(config: Any) -> str:
     from megatron.core.transformer import attention
     from megatron.core.utils import is_fa_min_version
 
-    latents = getattr(config, "multi_latent_attention", False)
-    if latents and not attention.HAVE_FMLA:
-        raise LoadError(
-            "Multi-latent attention needs FlashMLA on a GPU, which is not installed; "
-            "install flash_mla from github.com/deepseek-ai/FlashMLA."
-        )
-    architecture = torch.cuda.get_device_capability()[0]
-    fa2 = attention.flash_attn_with_kvcache is not None and bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION))
-    version = _newest(
-        architecture,
-        fa4=bool(attention.HAVE_FA4),
+    installed = Installed(
+        fa2=attention.flash_attn_with_kvcache is not None and bool(is_fa_min_version(_OLDEST_FLASH_ATTENTION)),
         fa3=bool(attention.HAVE_FA3),
-        fa2=fa2 and not latents,  # the second reads blocks of 256 tokens, FlashMLA of 64
+        fa4=bool(attention.HAVE_FA4),
+        flash_mla=bool(attention.HAVE_FMLA),
     )
-    if version is None and latents:
-        raise LoadError(
-            "Multi-latent attention reads prompts by FlashAttention 3 or 4, of which this GPU has none; "
-            "install flash-attn-4 in the ranks' environment."
-        )
-    if version is None:
-        wanted = "flash-attn-4" if architecture >= 9 else f"flash-attn>={_OLDEST_FLASH_ATTENTION}"
-        raise LoadError(f"The ranks' environment has no FlashAttention for this GPU; install {wanted} there.")
-    if version != (4 if attention.HAVE_FA4 else 3 if attention.HAVE_FA3 else 2):  # Megatron Core's own choice
+    latents = bool(getattr(config, "multi_latent_attention", False))
+    version = installed.generation(torch.cuda.get_device_capability()[0], latents=latents)
+    if version != (4 if installed.fa4 else 3 if installed.fa3 else 2):  # Megatron Core's own choice
         config.flash_attention_version = version
     return f"FlashAttention {version}" + (" and FlashMLA" if latents else "")
 
@@ -73,16 +98,3 @@ def require_paged(model: torch.nn.Module) -> None:
             )
         if layer.config.softmax_scale is not None:
             layer.softmax_scale = layer.config.softmax_scale
-
-
-def _newest(architecture: int, *, fa4: bool, fa3: bool, fa2: bool) -> int | None:
-    """Return the generation to use on a GPU of SM `architecture`.x, or None.
-
-    The fourth runs from Hopper on; there it cannot split keys over blocks, which the third can: long contexts of few
-    rows are faster with that one.
-    """
-    if fa3 and architecture == 9:
-        return 3
-    if fa4 and architecture >= 9:
-        return 4
-    return 2 if fa2 else None

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 
 def main() -> None:
     """Save tensors of all kinds; read them again, whole and in part."""
-    from runtime.loaders import attention_kernels, reading
+    from runtime.loaders import reading
 
     torch.manual_seed(0)
     saved: dict[str, Any] = {
@@ -60,7 +60,6 @@ def main() -> None:
         copier.copy(piece, target)
     copier.close()
 
-    newest = attention_kernels._newest
     print(
         json.dumps(
             {
@@ -72,13 +71,6 @@ def main() -> None:
                 "all": list(saved),
                 "by_torch": sorted(by_torch),
                 "part": torch.equal(part, saved["matrix"][9:29, 4:9]),
-                "generations": [
-                    newest(8, fa4=True, fa3=False, fa2=True),
-                    newest(9, fa4=True, fa3=False, fa2=True),
-                    newest(9, fa4=True, fa3=True, fa2=False),
-                    newest(10, fa4=True, fa3=True, fa2=False),
-                    newest(8, fa4=True, fa3=False, fa2=False),
-                ],
             }
         )
     )

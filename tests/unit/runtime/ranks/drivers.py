@@ -126,6 +126,55 @@ def sampling() -> dict[str, object]:
     }
 
 
+def recorded_steps() -> dict[str, object]:
+    """Find the CUDA graphs of steps before and after those are added that Megatron Core does not record."""
+    from runtime import cpu
+
+    if cpu.needed():
+        cpu.install()
+    from megatron.core.inference.batch_dimensions_utils import CUDAGraphBatchDimensionBuilder, InferenceBatchDimensions
+    from runtime.ranks import engine
+
+    limits = {"max_requests": 256, "max_tokens": 16384}
+    steps = {
+        "one row decodes": InferenceBatchDimensions(1, 0, 1),
+        "three rows decode": InferenceBatchDimensions(3, 0, 3),
+        "a few prompts": InferenceBatchDimensions(300, 10, 20),
+        "prompts beside many rows": InferenceBatchDimensions(890, 22, 230),
+        "one long prompt": InferenceBatchDimensions(2100, 1, 255),
+        "more than is recorded": InferenceBatchDimensions(4097, 30, 0),
+    }
+
+    def tokens_of_graphs(*, with_prompts: bool, add: bool) -> dict[str, int | None]:
+        recorded, _ = CUDAGraphBatchDimensionBuilder.generate_cuda_graph_batch_dimensions_list(
+            tp_size=2,
+            num_cuda_graphs=16,
+            cuda_graph_max_tokens=512,
+            cuda_graph_mixed_prefill_request_count=16,
+            max_sequence_length=4096,
+            use_cuda_graphs_for_non_decode_steps=with_prompts,
+            **limits,
+        )
+        context = SimpleNamespace(
+            cuda_graph_batch_dimensions_list=recorded, use_cuda_graphs_for_non_decode_steps=with_prompts, **limits
+        )
+        if add:
+            engine._record_few_rows(context, 2)
+            engine._record_long_steps(context)
+        assert all(graph.is_valid(256, 4096, 0) for graph in recorded)
+        assert len(set(recorded)) == len(recorded)
+        found = {
+            name: CUDAGraphBatchDimensionBuilder.match_graph_config(step, recorded) for name, step in steps.items()
+        }
+        return {name: None if graph is None else graph.token_count for name, graph in found.items()}
+
+    return {
+        "before": tokens_of_graphs(with_prompts=True, add=False),
+        "after": tokens_of_graphs(with_prompts=True, add=True),
+        "decoding alone": tokens_of_graphs(with_prompts=False, add=True),
+    }
+
+
 def text(folder: str) -> dict[str, object]:
     """Encode, decode and stream with a tokenizer."""
     from runtime.protocol import Row

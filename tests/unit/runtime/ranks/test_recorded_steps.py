@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
+
+def test_steps_of_few_rows_and_of_many_tokens_have_cuda_graphs(in_megatron: Callable[..., Any]) -> None:
+    tokens = in_megatron(__file__, "drivers.py", "recorded_steps")
+
+    assert tokens["before"] == {
+        "one row decodes": 2,
+        "three rows decode": 4,
+        "a few prompts": 512,
+        "prompts beside many rows": None,
+        "one long prompt": None,
+        "more than is recorded": None,
+    }
+    added = {"one row decodes": 1, "prompts beside many rows": 1024, "one long prompt": 2560}
+    assert tokens["after"] == tokens["before"] | added
+    nothing = {"a few prompts": None, "prompts beside many rows": None, "one long prompt": None}
+    assert tokens["decoding alone"] == tokens["after"] | nothing
