@@ -8,16 +8,18 @@ the engine runs both.
 
 import argparse
 import itertools
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src/trition_repo_gen"))
 
 import torch
 from runtime.fused import decoding
 from runtime.fused.kernels import Places, Turning, rotate_and_store
+
+from bench.gpu.timing import microseconds
 
 GROUPS, HEADS, SIZE, BLOCK_TOKENS = 8, 32, 128, 256
 CASES = ((1, 192), (1, 4096), (1, 32768), (64, 192), (64, 2048), (256, 192), (256, 1024))
@@ -39,7 +41,7 @@ def main() -> None:
         for sizes in settings:
             decoding._TILE, decoding._WARPS, decoding._STAGES, decoding._PROGRAMS = sizes
             try:
-                found.append((problem.microseconds(problem.ours), sizes))
+                found.append((microseconds(problem.ours, _CALLS), sizes))
             except Exception as error:  # a size that the GPU has no room for
                 print(f"  {sizes}: {type(error).__name__}")
         for taken, sizes in sorted(found):
@@ -102,27 +104,8 @@ class Problem:
         return float((self.ours().float() - self.flash_attention().float()).abs().max())
 
     def report(self, compute: Callable[[], torch.Tensor]) -> str:
-        taken = self.microseconds(compute)
+        taken = microseconds(compute, _CALLS)
         return f"{taken:.1f} us, {self.bytes / taken / 1e3:.0f} GB/s"
-
-    def microseconds(self, compute: Callable[[], torch.Tensor]) -> float:
-        """Return the median time of one call among `_CALLS` in a CUDA graph."""
-        compute()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(_CALLS):
-                compute()
-        graph.replay()
-        times: list[float] = []
-        for _ in range(5):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            graph.replay()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(1000 * begin.elapsed_time(end) / _CALLS)
-        return statistics.median(times)
 
 
 if __name__ == "__main__":

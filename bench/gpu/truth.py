@@ -17,6 +17,7 @@ from trition_repo_gen.errors import UserError
 MODELS = ("trained", "qwen2_wide", "qwen3_wide", "qwen3moe_wide", "mistral_wide", "gptoss_wide", "deepseekv3_wide")
 """The trained tiny Llama; random ones with biases, norms of queries and keys, experts, windows, sinks, latents."""
 LONG = " ".join(PROMPTS)
+_REFUSAL = "cannot start: "
 
 
 def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
                 options = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": 32, "max_batch_size": len(prompts)}
                 servers[name] = stack.enter_context(serving(host, f"truth-{name}", checkpoint, **options))
             except UserError as error:  # the others can still say something
-                results[name] = {"refused": str(error)}
+                results[name] = {"refused": _why(error, checkpoint)}
         expected = {
             dtype: hugging_face(host, dtype, prompts, {name: models[name][0] for name in servers})
             for dtype in ("float32", "bfloat16")
@@ -45,7 +46,7 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
                 got = [row["log_probs"] for row in running.ask(prompts, 1, echo=True)]
             except UserError as error:
                 console.print(f"{name}: {error}", style="red")
-                results[name] = {"error": str(error)}
+                results[name] = {"error": _why(error, models[name][1])}
                 continue
             exact, rounded = expected["float32"][name], expected["bfloat16"][name]
             results[name] = {
@@ -59,6 +60,13 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
         [_row(name, result) for name, result in results.items()],
     )
     return results
+
+
+def _why(error: UserError, checkpoint: Path) -> str:
+    """Return the sentence that says why a model is not served, of all that its server may have written."""
+    lines = str(error).splitlines()
+    said = next((line for line in lines if _REFUSAL in line), lines[0])
+    return (said.partition(_REFUSAL)[2] or said).replace(f"{checkpoint.parent}/", "")
 
 
 def _row(name: str, result: Mapping[str, Any]) -> list[str]:
