@@ -1,9 +1,10 @@
 """Megatron Core's `DynamicInferenceEngine` on one rank: rows in, one step at a time, finished rows out."""
 
+import copy
 import functools
 import math
 import time
-from typing import Any
+from typing import Any, Self
 
 import torch
 from megatron.core.inference.batch_dimensions_utils import InferenceBatchDimensions
@@ -124,7 +125,7 @@ class RankEngine:
         """See `Engine.add`."""
         tokens = prompt.tokens
         self._sampling.add(request_id, row, tokens, self._device)
-        sampling = SamplingParams(
+        sampling = _Wishes(
             top_k=1,  # the parameters that count are the sampler's own
             num_tokens_to_generate=min(row.max_length, self.max_sequence_length - len(tokens)),
             termination_id=self._eos,
@@ -288,6 +289,13 @@ def _failure(request: DynamicInferenceRequest) -> str | None:
 
 def _wants_prompt_log_probs(row: Row) -> bool:
     return row.echo and (row.log_probs or row.top_logprobs > 0)
+
+
+class _Wishes(SamplingParams):  # type: ignore[misc]
+    """Numbers only. Megatron Core copies them twice for every row, deeply, which took half of the time to add one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
 
 
 class _EngineTokenizer:
