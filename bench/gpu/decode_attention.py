@@ -63,7 +63,8 @@ class Problem:
         self.lengths = torch.full((rows,), length, device=device, dtype=torch.int32)
         newest = torch.full((rows,), length - 1, device=device, dtype=torch.int32)
         self.places = Places(self.table[:, -1].contiguous(), newest % BLOCK_TOKENS, newest)
-        self.turning = Turning(None, None, None, 0.0)
+        angles = torch.randn(length, SIZE // 2, device=device)
+        self.turning = Turning(torch.cat((angles.cos(), angles.sin()), dim=-1), None, None, 0.0)
         self.query = rotate_and_store(self.mixed, GROUPS, self.keys, self.values, self.places, self.turning)
         self.starts = torch.arange(rows + 1, device=device, dtype=torch.int32)
         self.longest = length

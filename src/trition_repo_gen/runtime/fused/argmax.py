@@ -16,10 +16,10 @@ _MOST_PARTS = 64
 
 
 def argmax(x: Tensor) -> Tensor:
-    """Return the column of each row's largest number; of equal ones, the first.
+    """Return the column of each row's largest number; of equal ones, the first. What is no number is passed over.
 
     Args:
-        x: [rows, columns]
+        x: [rows, columns], at least one row.
 
     Returns:
         int64[rows]

@@ -177,7 +177,7 @@ def _decode(  # type: ignore[no-untyped-def]
     if WINDOW >= 0:
         oldest = tl.maximum(older - WINDOW, 0)
     first_tile = oldest // TILE
-    last_tile = tl.cdiv(older, TILE)
+    last_tile = tl.where(oldest < older, tl.cdiv(older, TILE), first_tile)
     tiles = tl.cdiv(last_tile - first_tile, SHARES)
     begin = first_tile + share * tiles
     end = tl.minimum(begin + tiles, last_tile)

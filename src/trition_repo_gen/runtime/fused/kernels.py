@@ -85,11 +85,11 @@ class Turning:
     eps: float
 
     def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:
-        """Return what `turned` takes last of its tensors and numbers, in its order."""
+        """Return what the kernels take of it, in their order."""
         return self.table, self.query_norm, self.key_norm, self.eps
 
     def constants(self) -> dict[str, Any]:
-        """Return the constants that `turned` needs to know of it."""
+        """Return what they have to know when they are compiled."""
         return {"ROTATED": 0 if self.table is None else self.table.shape[1], "NORMS": self.query_norm is not None}
 
 

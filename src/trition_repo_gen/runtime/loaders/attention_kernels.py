@@ -44,7 +44,7 @@ class Installed:
         if latents:
             raise LoadError(
                 "Multi-latent attention reads prompts by FlashAttention 3 or 4, of which the ranks' environment has "
-                "none for this GPU; install flash-attn-4 there."
+                "none for this GPU; on Hopper and later install flash-attn-4 there."
             )
         wanted = "flash-attn-4" if architecture >= 9 else f"flash-attn>={_OLDEST_FLASH_ATTENTION}"
         raise LoadError(f"The ranks' environment has no FlashAttention for this GPU; install {wanted} there.")

@@ -28,8 +28,8 @@ from .text import Prompt, TextCodec
 
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
-_LONG_STEPS = range(1024, 4097, 512)
-"""Tokens of steps that are recorded beyond Megatron Core's 512: a GPU is done before the host has launched one."""
+_LONG_STEPS = (1024, 1536, 2048)
+"""Tokens of steps that are recorded beyond Megatron Core's 512; of more, an 8B's take a GPU longer than the host."""
 
 
 class RankEngine:
@@ -72,7 +72,7 @@ class RankEngine:
         )
         if not config.sequence_parallel:
             _record_few_rows(self._context, settings.tensor_parallel_size)
-        _record_long_steps(self._context)
+        _record_long_steps(self._context, settings.tensor_parallel_size)
         controller = TextGenerationController(
             GPTInferenceWrapper(_keep_precision(loaded.model), self._context), _EngineTokenizer(codec)
         )
@@ -292,7 +292,7 @@ def _wants_prompt_log_probs(row: Row) -> bool:
 
 
 class _Wishes(SamplingParams):  # type: ignore[misc]
-    """Numbers only. Megatron Core copies them twice for every row, deeply, which took half of the time to add one."""
+    """Numbers only. Megatron Core copies them for every row, deeply, which took half of the time to add one."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy.copy(self)
@@ -324,13 +324,19 @@ def _record_few_rows(context: DynamicInferenceContext, ranks: int) -> None:
         recorded += [dimensions for dimensions in missing if dimensions not in recorded]
 
 
-def _record_long_steps(context: DynamicInferenceContext) -> None:
-    """Have steps with prompts of more tokens recorded, each once: rows that read a prompt may decode as well."""
+def _record_long_steps(context: DynamicInferenceContext, ranks: int) -> None:
+    """Have steps with prompts of more tokens recorded, each once: rows that read a prompt may decode as well.
+
+    Sequence parallelism cuts a step's tokens into as many parts as there are ranks. Steps that are longer than all rows
+    together are not recorded: their positions would lie beyond the tables.
+    """
     recorded = context.cuda_graph_batch_dimensions_list
     rows = context.max_requests
     if recorded and context.use_cuda_graphs_for_non_decode_steps:
-        sizes = [tokens for tokens in reversed(_LONG_STEPS) if rows <= tokens <= context.max_tokens]
-        recorded[:0] = [InferenceBatchDimensions(tokens, rows, 0) for tokens in sizes]
+        sizes = [tokens for tokens in reversed(_LONG_STEPS) if tokens <= context.max_tokens and tokens % ranks == 0]
+        steps = [InferenceBatchDimensions(tokens, rows, 0) for tokens in sizes]
+        valid = [step for step in steps if step.is_valid(rows, context.max_sequence_length, 0)]
+        recorded[:0] = [step for step in valid if step not in recorded]
 
 
 def _keep_precision(model: torch.nn.Module) -> torch.nn.Module:

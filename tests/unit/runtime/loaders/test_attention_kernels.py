@@ -15,7 +15,7 @@ def test_the_generation_of_flash_attention_is_one_that_the_gpu_runs(in_megatron:
         (8, no_latents, ("fa4",)): "has no FlashAttention for this GPU; install flash-attn>=2.7.3 there.",
         (9, no_latents, ()): "has no FlashAttention for this GPU; install flash-attn-4 there.",
         (9, latents, ("fa4",)): "needs FlashMLA on a GPU, which is not installed; install flash_mla from",
-        (9, latents, ("fa2", "flash_mla")): "has none for this GPU; install flash-attn-4 there.",
+        (9, latents, ("fa2", "flash_mla")): "has none for this GPU; on Hopper and later install flash-attn-4 there.",
     }
     found = in_megatron(__file__, "attention_kernels_driver.py", json.dumps(list(expected)))
     assert len(found) == len(expected)

@@ -141,8 +141,8 @@ def recorded_steps() -> dict[str, object]:
         "three rows decode": InferenceBatchDimensions(3, 0, 3),
         "a few prompts": InferenceBatchDimensions(300, 10, 20),
         "prompts beside many rows": InferenceBatchDimensions(890, 22, 230),
-        "one long prompt": InferenceBatchDimensions(2100, 1, 255),
-        "more than is recorded": InferenceBatchDimensions(4097, 30, 0),
+        "one long prompt": InferenceBatchDimensions(1700, 1, 255),
+        "more than is recorded": InferenceBatchDimensions(2049, 30, 0),
     }
 
     def tokens_of_graphs(*, with_prompts: bool, add: bool) -> dict[str, int | None]:
@@ -156,11 +156,14 @@ def recorded_steps() -> dict[str, object]:
             **limits,
         )
         context = SimpleNamespace(
-            cuda_graph_batch_dimensions_list=recorded, use_cuda_graphs_for_non_decode_steps=with_prompts, **limits
+            cuda_graph_batch_dimensions_list=recorded,
+            use_cuda_graphs_for_non_decode_steps=with_prompts,
+            max_sequence_length=4096,
+            **limits,
         )
         if add:
             engine._record_few_rows(context, 2)
-            engine._record_long_steps(context)
+            engine._record_long_steps(context, 2)
         assert all(graph.is_valid(256, 4096, 0) for graph in recorded)
         assert len(set(recorded)) == len(recorded)
         found = {
@@ -168,7 +171,21 @@ def recorded_steps() -> dict[str, object]:
         }
         return {name: None if graph is None else graph.token_count for name, graph in found.items()}
 
+    def long_steps(rows: int, max_sequence_length: int, ranks: int) -> list[int]:
+        context = SimpleNamespace(
+            cuda_graph_batch_dimensions_list=[InferenceBatchDimensions(1, 0, 1)],
+            use_cuda_graphs_for_non_decode_steps=True,
+            max_requests=rows,
+            max_tokens=16384,
+            max_sequence_length=max_sequence_length,
+        )
+        engine._record_long_steps(context, ranks)
+        return [graph.token_count for graph in context.cuda_graph_batch_dimensions_list[:-1]]
+
     return {
+        "long": [
+            long_steps(*case) for case in ((256, 4096, 1), (4, 256, 1), (1, 1600, 1), (1600, 4096, 1), (256, 4096, 3))
+        ],
         "before": tokens_of_graphs(with_prompts=True, add=False),
         "after": tokens_of_graphs(with_prompts=True, add=True),
         "decoding alone": tokens_of_graphs(with_prompts=False, add=True),
