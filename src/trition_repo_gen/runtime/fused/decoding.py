@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import Places, Turning, turned
+from .kernels import Places, Turning, store, turned
 from .launch import after_the_last, begin_the_next, dependent
 
 _TILE = 64
@@ -161,12 +161,19 @@ def _decode(  # type: ignore[no-untyped-def]
     sums = tl.zeros([HEADS_BLOCK, SIZE], tl.float32)
     if share == SHARES - 1:  # the newest token, which no other program looks for in the cache
         source += HEADS * SIZE
-        all_of_it = column[None, :] < SIZE
-        key = turned(source, column[None, :], all_of_it, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
-        key = key.to(key_cache.dtype.element_ty)
-        value = tl.load(source + SIZE + column)[None, :]
-        tl.store(key_cache + newest + column[None, :], key)
-        tl.store(value_cache + newest + column[None, :], value)
+        key, value = store(
+            source,
+            key_cache + newest,
+            value_cache + newest,
+            column[None, :],
+            position,
+            table,
+            key_norm,
+            eps,
+            SIZE,
+            ROTATED,
+            NORMS,
+        )
         if length > 0:
             largest = tl.sum(queries.to(tl.float32) * key.to(tl.float32), axis=1) * scale
             total += 1.0

@@ -196,14 +196,34 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     queries = turned(source + head * SIZE, column, inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
     tl.store(query + (token * GROUPS + group) * HEADS * SIZE + head * SIZE + column, queries, mask=inside)
 
-    inside = column < SIZE
-    source += HEADS * SIZE
-    key = turned(source, column, inside, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
-    value = tl.load(source + SIZE + column, mask=inside)
     place = tl.load(blocks + token).to(tl.int64) * block_stride + tl.load(slots + token).to(tl.int64) * slot_stride
     place += group * group_stride
-    tl.store(key_cache + place + column, key, mask=inside)
-    tl.store(value_cache + place + column, value, mask=inside)
+    source += HEADS * SIZE
+    store(source, key_cache + place, value_cache + place, column, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def store(  # type: ignore[no-untyped-def]
+    source,
+    key_place,
+    value_place,
+    column,
+    position,
+    table,
+    key_norm,
+    eps,
+    SIZE: tl.constexpr,
+    ROTATED: tl.constexpr,
+    NORMS: tl.constexpr,
+):
+    """Put a key, after `turned`, and the value beside it in the cache; return both, [1, columns]."""
+    inside = column < SIZE
+    key = turned(source, column, inside, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
+    key = key.to(key_place.dtype.element_ty)
+    value = tl.load(source + SIZE + column, mask=inside)
+    tl.store(key_place + column, key, mask=inside)
+    tl.store(value_place + column, value, mask=inside)
+    return key, value
 
 
 @triton.jit  # type: ignore[untyped-decorator]
