@@ -23,6 +23,7 @@ from ..protocol import Row
 from ..settings import Settings, is_on
 from .core_sampling import RowSampling
 from .engine_api import Finished, StepResult, why_impossible
+from .joining import Joining
 from .kv_size import kv_cache_gib
 from .text import Prompt, TextCodec
 
@@ -78,8 +79,7 @@ class RankEngine:
         )
         controller._sampling = self._sampling
         self._engine = DynamicInferenceEngine(controller=controller, context=self._context)
-        self._schedule_waiting = self._engine.schedule_waiting_requests
-        self._engine.schedule_waiting_requests = self._schedule
+        Joining(self._engine).take_over()
         # The engine would detokenise on every rank, within the step. As the member of a coordinated group that is not
         # the coordinator it does not (dynamic_engine.py, async_bookkeep).
         self._engine.use_coordinator = True
@@ -236,27 +236,11 @@ class RankEngine:
         record = self._engine.requests[request_id].record
         return [token for request in record.requests for token in request.generated_tokens]
 
-    def _schedule(self) -> None:
-        """Let waiting rows into the next forward pass; no logits of an earlier one are waiting to be read.
-
-        A row that wants its prompt's log-probabilities joins without others: logits of all tokens of the pass are
-        computed then, and a vocabulary's worth of numbers for each of 16,384 tokens is more than a GPU has left.
-        """
-        waiting = self._engine.waiting_request_ids
-        wanting = [self._wants_prompt_logits(request_id) for request_id in waiting]
-        alone = wanting[:1] == [True]
-        considered = 1 if alone else [*wanting, True].index(True)
-        later = [waiting.pop() for _ in range(len(waiting) - considered)]
-        self._context.config.materialize_only_last_token_logits = not alone
-        self._schedule_waiting()
-        waiting.extend(reversed(later))
-
-    def _wants_prompt_logits(self, request_id: int) -> bool:
-        return not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
-
 
 def _merged(record: DynamicInferenceRequestRecord) -> DynamicInferenceRequest:
     """Return the row as a whole, which the engine may have evicted and taken in again."""
+    if len(record.requests) == 1:
+        return record.requests[0]
     for part in record.requests:
         # What ended before it was sampled again has none, and `merge` cannot add none to a list.
         part.generated_log_probs = part.generated_log_probs or []

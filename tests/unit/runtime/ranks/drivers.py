@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 
 def sampling() -> dict[str, object]:
@@ -192,6 +193,79 @@ def recorded_steps() -> dict[str, object]:
     }
 
 
+def joining() -> dict[str, object]:
+    """Let rows into two contexts, one by one and together; compare all that the contexts say of them."""
+    from runtime import cpu
+
+    if cpu.needed():
+        cpu.install()
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from megatron.core.inference.config import InferenceConfig
+    from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
+    from megatron.core.inference.inference_request import DynamicInferenceRequest
+    from megatron.core.inference.sampling_params import SamplingParams
+    from megatron.core.transformer.transformer_config import TransformerConfig
+    from runtime.ranks.joining import let_in
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    config = TransformerConfig(num_layers=1, hidden_size=16, num_attention_heads=2, params_dtype=torch.float32)
+    inference = InferenceConfig(
+        max_sequence_length=512, max_requests=16, max_tokens=1024, block_size_tokens=64, buffer_size_gb=0.01
+    )
+    lengths = ((64, 1, 130), (65, 64, 63, 200))
+    ids = iter(range(10, 30))
+    groups = [
+        [
+            DynamicInferenceRequest(
+                request_id=next(ids),
+                prompt_tokens=torch.randint(0, 100, (length,)),
+                sampling_params=SamplingParams(num_tokens_to_generate=5 + length, termination_id=length, top_k=1),
+                block_size_tokens=64,
+            )
+            for length in group
+        ]
+        for group in lengths
+    ]
+
+    def of_rows_and_tokens(together: bool) -> dict[str, Any]:
+        context = DynamicInferenceContext(config, inference)
+        available = context.kv_block_allocator.total_avail
+        for group in groups:
+            if together:
+                let_in(context, group)
+            else:
+                for request in group:
+                    context.add_request(request)
+        rows, tokens = context.total_request_count, context.active_token_count
+        told: dict[str, Any] = {name: value for name, value in vars(context).items() if isinstance(value, int)}
+        told |= {
+            name: value[: tokens if name.startswith("token_to") else rows].tolist()
+            for name, value in (vars(context) | context.request_metadata).items()
+            if isinstance(value, torch.Tensor) and (name.startswith(("request_", "token_to_")) or name in metadata)
+        }
+        told["available"] = available - context.kv_block_allocator.total_avail
+        return told
+
+    metadata = [name for name, _ in DynamicInferenceRequest.get_metadata_types()]
+    one_by_one, together = of_rows_and_tokens(False), of_rows_and_tokens(True)
+    places = {"request_to_kv_block_ids", "request_last_kv_block_id", "token_to_block_idx"}
+    blocks = [[block for block in row if block != -1] for row in together["request_to_kv_block_ids"]]
+    in_row = zip(together["token_to_request_idx"], together["token_to_pos_ids"], strict=True)
+    return {
+        "compared": sorted(one_by_one.keys() - places),
+        "different": [name for name in one_by_one if name not in places and one_by_one[name] != together[name]],
+        "blocks": [len(row) for row in blocks],
+        "distinct": len({block for row in blocks for block in row}),
+        "as_many": [len([b for b in row if b != -1]) for row in one_by_one["request_to_kv_block_ids"]],
+        "taken": together["available"],
+        "last": together["request_last_kv_block_id"] == [row[-1] for row in blocks],
+        "of_tokens": together["token_to_block_idx"] == [blocks[row][position // 64] for row, position in in_row],
+    }
+
+
 def text(folder: str) -> dict[str, object]:
     """Encode, decode and stream with a tokenizer."""
     from runtime.protocol import Row
@@ -243,7 +317,7 @@ def byte_fallback() -> dict[str, object]:
     told = ""
     for end, token in enumerate(tokens, 1):
         finished = {1: Finished(tokens=tokens, out_of_tokens=True)} if end == len(tokens) else {}
-        messages = replies.after_step(StepResult(finished, {1: [token]}))
+        messages = list(replies.after_step(StepResult(finished, {1: [token]})))
         told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
     (done,) = (message for message in messages if isinstance(message, Done))
     return {"streamed": told + done.rest, "text": done.answer.text}
@@ -271,7 +345,7 @@ def stop_words(folder: str) -> dict[str, object]:
         told = ""
         for end, token in enumerate(tokens, 1):
             finished = {row_id: Finished(tokens=tokens[:end], out_of_tokens=True)} if end == len(tokens) else {}
-            messages = replies.after_step(StepResult(finished, {row_id: [token]}))
+            messages = list(replies.after_step(StepResult(finished, {row_id: [token]})))
             told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
         (done,) = (message for message in messages if isinstance(message, Done))
         text = codec.decode(tokens)
