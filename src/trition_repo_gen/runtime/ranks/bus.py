@@ -6,7 +6,6 @@ Over ZeroMQ and not a collective, so that an idle group waits in a socket: no GP
 import os
 import socket as sockets
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ class Bus:
         plan: Plan = decode(self._plans.recv())
         return plan
 
-    def report(self, messages: Sequence[Any]) -> None:
+    def report(self, messages: list[Any]) -> None:
         """Speakers that do not lead: hand results to the leader."""
         self.reports.send(encode(messages))
 

@@ -1,7 +1,5 @@
 """From an engine's finished request to the answer that the client gets; kept by the rank that speaks for a replica."""
 
-from collections.abc import Iterator
-
 from ..protocol import Answer, Deltas, Done, FinishReason, Refused, Row
 from .bus import Admission, Ending
 from .engine_api import Finished, StepResult
@@ -29,23 +27,23 @@ class Replies:
         """A row that nobody waits for left without a result."""
         self._rows.pop(request_id, None)
 
-    def after_step(self, result: StepResult) -> "Iterator[Deltas | Done | Refused | Ending]":
-        """Yield what there is to tell: new text, rows that met a stop word and have to end, answers."""
-        endings, deltas = [], []
+    def after_step(self, result: StepResult) -> "list[Deltas | Done | Refused | Ending]":
+        """Return what there is to tell: new text, rows that met a stop word and have to end, answers."""
+        messages: list[Deltas | Done | Refused | Ending] = []
+        deltas = []
         for request_id, tokens in result.tokens.items():
             row = self._rows[request_id]
             stopped = row.push(tokens)
             if request_id in result.finished:
                 continue
             if stopped:
-                endings.append(Ending(request_id))
+                messages.append(Ending(request_id))
             if row.streams and (text := row.take_text()):
                 deltas.append((request_id, text))
         if deltas:
-            yield Deltas(deltas)
-        yield from endings
-        for request_id, finished in result.finished.items():
-            yield self._answer(self._rows.pop(request_id), finished)
+            messages.insert(0, Deltas(deltas))
+        messages += [self._answer(self._rows.pop(id_), finished) for id_, finished in result.finished.items()]
+        return messages
 
     def _answer(self, row: "_RowText", finished: Finished) -> Done | Refused:
         if finished.failure is not None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import batched
 from typing import NoReturn
 
 from ..protocol import Cancel, Deltas, Done, Refused, Usage
@@ -16,8 +15,6 @@ from .topology import Group
 from .uplink import Uplink
 
 _USAGE_SECONDS = 0.5
-_TOLD_TOGETHER = 16
-"""Messages of a step that are sent at once. Making an answer into text takes 0.05 ms, and hundreds may end together."""
 
 
 class Leader:
@@ -116,6 +113,5 @@ async def serve(
                 engine.dummy_step()
             continue
         result = await engine.step()
-        if replies is not None:
-            for messages in batched(replies.after_step(result), _TOLD_TOGETHER):
-                report(messages)
+        if replies is not None and (messages := replies.after_step(result)):
+            report(messages)

@@ -317,7 +317,7 @@ def byte_fallback() -> dict[str, object]:
     told = ""
     for end, token in enumerate(tokens, 1):
         finished = {1: Finished(tokens=tokens, out_of_tokens=True)} if end == len(tokens) else {}
-        messages = list(replies.after_step(StepResult(finished, {1: [token]})))
+        messages = replies.after_step(StepResult(finished, {1: [token]}))
         told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
     (done,) = (message for message in messages if isinstance(message, Done))
     return {"streamed": told + done.rest, "text": done.answer.text}
@@ -345,7 +345,7 @@ def stop_words(folder: str) -> dict[str, object]:
         told = ""
         for end, token in enumerate(tokens, 1):
             finished = {row_id: Finished(tokens=tokens[:end], out_of_tokens=True)} if end == len(tokens) else {}
-            messages = list(replies.after_step(StepResult(finished, {row_id: [token]})))
+            messages = replies.after_step(StepResult(finished, {row_id: [token]}))
             told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
         (done,) = (message for message in messages if isinstance(message, Done))
         text = codec.decode(tokens)
