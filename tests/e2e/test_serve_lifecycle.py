@@ -218,7 +218,7 @@ def test_a_model_that_fails_to_load_says_why(serve, tmp_path):
     code, out, log = trgen.finish()
     assert code == 1
     assert out == ""
-    summary = log.partition("tritonserver exited before model fails was ready")[2]
+    summary = log.partition("tritonserver exited with code 1 before model fails was ready")[2]
     assert "no checkpoint at the end of the rainbow" in summary
     assert "CudaDriverHelper" not in summary
     assert trgen.descendants() == []

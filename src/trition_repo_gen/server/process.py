@@ -30,7 +30,7 @@ _SLACK = 3
 """Seconds on top of the exit timeout after which a tritonserver that was told to end is killed."""
 
 _KEPT_LINES = 200
-_ERROR = re.compile(r"error:|\[trgen |E\d{4} ")
+_ERROR = re.compile(r"error:|\[trgen |E\d{4} |Signal \(\d+\) received")
 _NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error wherever there is no GPU
 _RANK = re.compile(r"rank (\d+)")  # how a rank names its process
 _LEASH = Path(__file__).with_name("leash.py")
@@ -177,7 +177,9 @@ class Server:
             if self._ended in readable:
                 self._process.wait()
                 self._reader.join(_SLACK)
-                raise ServerExitedError(f"tritonserver exited before {unready} was ready:\n{self.reason()}")
+                raise ServerExitedError(
+                    f"tritonserver exited with code {self.exit_code()} before {unready} was ready:\n{self.reason()}"
+                )
             if readable:
                 return False
             if deadline is not None and time.monotonic() > deadline:

@@ -92,7 +92,12 @@ def test_nobody_reads_the_log() -> None:
 
 def test_the_reason_is_what_was_logged_as_an_error() -> None:
     useless = 'E1122 13:15:36.477110 5398 server.cc:241] "CudaDriverHelper has not been initialized."'
-    errors = ["[trgen llama] rank 1: out of memory", 'E1122 1 2 x.cc:1] "failed to load"', "error: creating server"]
+    errors = [
+        "[trgen llama] rank 1: out of memory",
+        'E1122 1 2 x.cc:1] "failed to load"',
+        "error: creating server",
+        "Signal (11) received.",
+    ]
     lines = ["I1122 13:15 ok", useless, errors[0], "+-----+", *errors[1:], "Everything is fine"]
     assert reason(lines) == errors
 
