@@ -111,9 +111,11 @@ class Metrics(Observer):
             self.observe("time_per_output_token_seconds", done.decode_seconds / (answer.completion_tokens - 1))
 
     def close(self) -> None:
-        """Hand over what is left and end the thread."""
+        """Hand over what is left, end the thread and let Triton's objects go: after its stub they would crash it."""
         self._closed.set()
         self._thread.join()
+        self._metrics.clear()
+        self._families.clear()
 
     def _add_family(self, name: str, description: str, kind: Any) -> None:
         self._families[name] = pb_utils.MetricFamily(name=f"trgen:{name}", description=description, kind=kind)
