@@ -82,6 +82,20 @@ class TritonPythonModel:
         raise RuntimeError("there is no checkpoint at the end of the rainbow")
 """
 
+# tritonserver aborts like this, now and then, where two Python models begin to load at once.
+ABORTS_ONCE = """
+import os, pathlib, signal, time
+
+class TritonPythonModel:
+    def initialize(self, args):
+        aborted = pathlib.Path(args["model_repository"], "aborted")
+        if not aborted.exists():
+            aborted.touch()
+            print("what():  boost::interprocess::lock_exception", flush=True)
+            os.kill(os.getppid(), signal.SIGABRT)
+            time.sleep(60)
+"""
+
 
 def write_model(repository: Path, name: str, code: str) -> Path:
     version = repository / name / "1"
@@ -365,6 +379,15 @@ def test_the_python_api(tmp_path):
     assert server.exit_code() == 0
     assert "[trgen answers] rank 0: loading weights 100 %" in lines
     assert set(server.log()) <= set(lines)
+
+
+def test_the_python_api_starts_a_server_again_that_lost_a_race_of_its_own(tmp_path):
+    http, grpc, metrics = free_ports(3)
+    repository = write_model(tmp_path, "again", ABORTS_ONCE)
+    with running_server(repository, http_port=http, grpc_port=grpc, metrics_port=metrics) as server:
+        assert (repository / "again" / "aborted").exists()
+        assert server.exit_code() is None
+        assert not server.lost_its_race
 
 
 def test_the_python_api_raises_when_models_do_not_load(tmp_path):

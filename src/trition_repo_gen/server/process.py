@@ -31,6 +31,7 @@ _SLACK = 3
 
 _KEPT_LINES = 200
 _ERROR = re.compile(r"error:|\[trgen |E\d{4} |Signal \(\d+\) received")
+_LOST_RACE = "boost::interprocess::lock_exception"
 _NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error wherever there is no GPU
 _RANK = re.compile(r"rank (\d+)")  # how a rank names its process
 _LEASH = Path(__file__).with_name("leash.py")
@@ -186,6 +187,11 @@ class Server:
                 raise ServerError(f"{unready} was not ready after {seconds} s; the log ends with:\n{self.reason()}")
         return True
 
+    @property
+    def lost_its_race(self) -> bool:
+        """Whether tritonserver aborted as it does now and then where two Python models begin to load at once."""
+        return any(_LOST_RACE in line for line in self.log())
+
     def reason(self) -> str:
         """Return the log's last lines that say why something went wrong."""
         return "\n".join(reason(self.log()))
@@ -280,6 +286,8 @@ def running_server(
 ) -> Iterator[Server]:
     """Serve a repository inside a `with` block, which begins when every model answers and ends with no process left.
 
+    Where tritonserver loses a race of its own while models load, it is started a second time.
+
     Args:
         ready_within: seconds to wait for the models; None does not wait at all.
 
@@ -297,7 +305,14 @@ def running_server(
     server = Server.start(options, tritonserver=tritonserver, on_line=on_line)
     try:
         if ready_within is not None:
-            server.wait_ready(ready_within)
+            try:
+                server.wait_ready(ready_within)
+            except ServerExitedError:
+                if not server.lost_its_race:
+                    raise
+                server.stop()
+                server = Server.start(options, tritonserver=tritonserver, on_line=on_line)
+                server.wait_ready(ready_within)
         yield server
     finally:
         server.stop()
