@@ -19,7 +19,7 @@ def sampling() -> dict[str, object]:
         cpu.install()
     from runtime.common.protocol import SequenceRequest
     from runtime.rank.engines.core.sampling import CoreSampling
-    from runtime.rank.engines.sampling import gumbel_noise
+    from runtime.rank.engines.sampling.random import gumbel_noise
     from transformers import (
         LogitsProcessorList,
         MinNewTokensLengthLogitsProcessor,

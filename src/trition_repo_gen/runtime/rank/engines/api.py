@@ -90,6 +90,17 @@ class Engine(Protocol):
         """Take part in the exchanges of a step in which this replica has no sequence."""
 
 
+def end_ids(sequence: SequenceRequest, eos_ids: Sequence[int]) -> list[int]:
+    """Return the tokens that end a sequence.
+
+    Args:
+        sequence: one that may have ends of its own.
+        eos_ids: the model's, the tokenizer's own first; they come first in the result as well.
+    """
+    del sequence  # no sampling parameter adds ends yet
+    return list(eos_ids)
+
+
 async def warm_up(engine: Engine, max_sequence_length: int) -> None:
     """Answer a first sequence that nobody asked: kernels are compiled at their first use, which takes seconds on a GPU.
 

@@ -1,7 +1,7 @@
 """From an engine's finished request to the answer that the client gets; kept by the rank that speaks for a replica."""
 
 from ...common.protocol import Answer, Deltas, Done, FinishReason, Refused, SequenceRequest
-from ..engines.api import Finished, StepResult
+from ..engines.api import Finished, StepResult, end_ids
 from ..engines.text import TextCodec, TextStream
 from .broadcast import EndSequence, NewSequence
 
@@ -16,7 +16,7 @@ class Replies:
 
     def __init__(self, codec: TextCodec, eos_ids: list[int]):
         self._codec = codec
-        self._eos_ids = frozenset(eos_ids)
+        self._eos_ids = eos_ids
         self._sequences: dict[int, _SequenceText] = {}
 
     def add(self, new_sequence: NewSequence) -> None:
@@ -48,7 +48,7 @@ class Replies:
     def _answer(self, sequence: "_SequenceText", finished: Finished) -> Done | Refused:
         if finished.failure is not None:
             return Refused(sequence.id, "INTERNAL", finished.failure)
-        ended = bool(finished.tokens) and finished.tokens[-1] in self._eos_ids
+        ended = bool(finished.tokens) and finished.tokens[-1] in end_ids(sequence.request, self._eos_ids)
         stopped = sequence.stopped_at is not None or ended or not finished.out_of_tokens
         answer = sequence.answer(finished, "stop" if stopped else "length")
         return Done(
@@ -59,6 +59,7 @@ class Replies:
 class _SequenceText:
     def __init__(self, new_sequence: NewSequence, codec: TextCodec):
         self.id = new_sequence.id
+        self.request = new_sequence.sequence
         self.streams = new_sequence.sequence.stream
         self._new_sequence = new_sequence
         self._codec = codec

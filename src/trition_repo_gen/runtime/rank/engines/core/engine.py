@@ -19,7 +19,7 @@ from megatron.core.transformer.module import Float16Module
 
 from ....common.protocol import SequenceRequest
 from ....common.settings import Settings, is_on
-from ..api import Finished, StepResult, why_impossible
+from ..api import Finished, StepResult, end_ids, why_impossible
 from ..kv_size import kv_cache_gib
 from ..memory import ModelSizes, tokens_per_step
 from ..text import Prompt, TextCodec
@@ -40,10 +40,11 @@ class RankEngine:
         config = loaded.model.config
         self.max_sequence_length = settings.max_sequence_length
         self.vocab_size = loaded.vocab_size
-        self._eos = loaded.eos_ids[0] if loaded.eos_ids else -1
-        self._more_eos = loaded.eos_ids[1:]
+        self._eos_ids = loaded.eos_ids
         self._device = next(loaded.model.parameters()).device
         self._sampling = CoreSampling(loaded.vocab_size, loaded.eos_ids)
+        self._further_ends: dict[int, list[list[int]]] = {}
+        """Tokens that end a sequence beside the first, each as a stop word of one token; of sequences that have any."""
         self._watched: dict[int, int] = {}
         """Sequences whose tokens are wanted at every step, with how many were given out."""
         self._tokenless: set[int] = set()
@@ -125,10 +126,13 @@ class RankEngine:
         """See `Engine.add`."""
         tokens = prompt.tokens
         self._sampling.add(request_id, sequence, tokens, self._device)
+        ends = end_ids(sequence, self._eos_ids)
+        if ends[1:]:
+            self._further_ends[request_id] = [[token] for token in ends[1:]]
         sampling = _ShallowSamplingParams(
             top_k=1,  # the parameters that count are the sampler's own
             num_tokens_to_generate=min(sequence.max_length, self.max_sequence_length - len(tokens)),
-            termination_id=self._eos,
+            termination_id=ends[0] if ends else -1,
             return_log_probs=sequence.log_probs or sequence.top_logprobs > 0,
             skip_prompt_log_probs=not _wants_prompt_log_probs(sequence),
             top_n_logprobs=sequence.top_logprobs,
@@ -158,6 +162,7 @@ class RankEngine:
             self._engine.waiting_request_ids.remove(request_id)
             del self._engine.requests[request_id]
             self._sampling.remove(request_id)
+            self._further_ends.pop(request_id, None)
             self._tokenless.discard(request_id)
             self._watched.pop(request_id, None)
             return True
@@ -178,6 +183,7 @@ class RankEngine:
             decode_seconds = now - self._first_token.pop(request.request_id, now)
             result.finished[request.request_id] = _finished(request, decode_seconds)
             self._sampling.remove(request.request_id)
+            self._further_ends.pop(request.request_id, None)
         self._tokenless -= result.finished.keys()
         self._ending -= result.finished.keys()
         self._engine.stop_word_finished_request_ids -= result.finished.keys()
@@ -210,9 +216,9 @@ class RankEngine:
 
     def _prepare_waiting_sequences(self) -> None:
         """Tell the engine which further tokens end a sequence; it forgets that of sequences that it evicts."""
-        if self._more_eos:
+        if self._further_ends:
             for request_id in self._engine.waiting_request_ids:
-                self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+                self._engine.get_request(request_id).stop_word_ids = self._further_ends.get(request_id)
 
     def _end_sequences(self) -> None:
         """End what is to end, but for a prompt amid its chunks, of which the engine would forget the wish."""

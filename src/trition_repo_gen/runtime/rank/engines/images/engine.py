@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ....common.protocol import SequenceRequest
 from ....common.settings import Settings
-from ..api import StepResult, why_impossible
+from ..api import StepResult, end_ids, why_impossible
 from ..kv_size import kv_cache_gib
 from ..memory import ModelSizes, tokens_per_step
 from ..sampling import Sampler
@@ -52,7 +52,7 @@ class MultimodalEngine:
         self.loop = asyncio.new_event_loop()
         self._model = loaded.model
         self._codec = codec
-        self._eos_ids = frozenset(loaded.eos_ids)
+        self._eos_ids = loaded.eos_ids
         self._vocab_size = loaded.vocab_size
         self._max_sequence_length = settings.max_sequence_length
         self._max_step_tokens = tokens_per_step(settings)
@@ -92,7 +92,8 @@ class MultimodalEngine:
         """See `Engine.add`."""
         limit = min(sequence.max_length, self._max_sequence_length - len(prompt.tokens))
         self._sampler.add(request_id, sequence, prompt.tokens, self._device)
-        self._waiting.append(RunningSequence(request_id, sequence, prompt, limit))
+        ends = frozenset(end_ids(sequence, self._eos_ids))
+        self._waiting.append(RunningSequence(request_id, sequence, prompt, limit, ends))
         if watch:
             self._watched[request_id] = 0
 
@@ -233,7 +234,7 @@ class MultimodalEngine:
     def _result(self, now: float) -> StepResult:
         result = StepResult()
         for sequence in list(self._running.values()):
-            over = sequence.ending or len(sequence.tokens) >= sequence.limit or sequence.tokens[-1] in self._eos_ids
+            over = sequence.ending or len(sequence.tokens) >= sequence.limit or sequence.tokens[-1] in sequence.end_ids
             if sequence.id in self._watched:
                 result.tokens[sequence.id] = sequence.tokens[self._watched[sequence.id] :]
                 self._watched[sequence.id] = len(sequence.tokens)

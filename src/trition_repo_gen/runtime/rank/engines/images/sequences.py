@@ -34,6 +34,8 @@ class RunningSequence:
     prompt: Prompt
     limit: int
     """New tokens."""
+    end_ids: frozenset[int]
+    """Tokens that end it."""
     tokens: list[int] = field(default_factory=list)
     """New ones."""
     next_position: int = 0
