@@ -3,7 +3,8 @@
 A processor is one object per sampler and serves all sequences that ask for its parameter, its group. The rules:
 
 - Nothing waits for the GPU, which is still computing the step: no `.item()`, `.tolist()` or `int(tensor)`, no indexing
-  with booleans; values go to the device by `to_device`.
+  with booleans; values go to the device by `to_device`, numbers into a tensor at indices by `put`. On a GPU
+  `tests/rank/engines/sampling` fails where something waits.
 - A sequence's result must not depend on the other sequences of its group, to the last bit: operate on elements, or
   reduce over a number of elements that does not depend on the group.
 """

@@ -36,11 +36,6 @@ class TrackedSequence(SequenceState):
                 active &= ~bit
         return active
 
-    @property
-    def steps(self) -> float:
-        """For how many tokens `active` stays as it is."""
-        return min((limit - self.position for limit, _ in self.limits if self.position < limit), default=math.inf)
-
 
 @dataclass(frozen=True)
 class Group:
@@ -84,12 +79,16 @@ class Batch:
         self.is_all = len(rows) == len(sequences)
         """Whether no row is plain greedy."""
         self.rows: Tensor | None = None
-        """int64[sequences]: their rows in the logits; None where they are all rows in order."""
-        if rows != list(range(len(sequences))):
+        """int64[sequences]: their rows in the logits; None where they are all rows in order, or none."""
+        if rows and rows != list(range(len(sequences))):
             self.rows = to_device(device, rows)
         self.sampled = sum(active >> len(processors) for active, _, _ in chosen)
         """So many of `sequences`, the first, are sampled."""
-        self.noise_keys = NoiseKeys([(each.sequence.seed, each.position) for each in self.sequences[: self.sampled]])
+        self.noise_keys: NoiseKeys | None = None
+        """Those of the sampled sequences, if there are any."""
+        if self.sampled:
+            starts = [(each.sequence.seed, each.position) for each in self.sequences[: self.sampled]]
+            self.noise_keys = NoiseKeys(starts)
         self.groups: list[Group] = []
         """In order of application."""
         for index, processor in enumerate(processors):
@@ -101,5 +100,6 @@ class Batch:
         if members := [row for row, each in enumerate(self.sequences) if each.counts_output]:
             slots = output_counts.slots([self.sequences[row].request_id for row in members], device)
             self.counted = rows_on(device, members), slots
-        self.steps: float = min((each.steps for each in self.sequences if each.limits), default=math.inf)
+        ahead = (limit - each.position for each in self.sequences for limit, _ in each.limits)
+        self.steps: float = min((steps for steps in ahead if steps > 0), default=math.inf)
         """For so many steps all groups stay as they are."""

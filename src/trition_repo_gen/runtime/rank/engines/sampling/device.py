@@ -26,6 +26,18 @@ def column(device: torch.device, values: Sequence[float]) -> Tensor:
     return to_device(device, values)[:, None]
 
 
+def put(table: Tensor, rows: Tensor, columns: Tensor, value: float) -> None:
+    """Set elements of a table to a number. `table[rows, columns] = value` waits for a GPU (torch 2.11).
+
+    Args:
+        table: [any, any]
+        rows: int64[elements]
+        columns: int64[elements]
+        value: of the table's type.
+    """
+    table.index_put_((rows, columns), table.new_full((), value))
+
+
 def rows_on(device: torch.device, rows: Sequence[int]) -> Rows:
     """Return ascending row numbers as an index: a slice where they follow one another."""
     first, last = rows[0], rows[-1]

@@ -8,7 +8,7 @@ from torch import Tensor
 from ....common.protocol import SequenceRequest
 from ..api import end_ids
 from .api import LogitsProcessor, SequenceState
-from .device import to_device
+from .device import put, to_device
 
 
 class MinLength(LogitsProcessor[tuple[Tensor, Tensor]]):
@@ -24,10 +24,11 @@ class MinLength(LogitsProcessor[tuple[Tensor, Tensor]]):
 
     def gather(self, states: Sequence[SequenceState], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return rows and columns of what is masked, int64[ends of all sequences] each."""
-        ends = [(row, id_) for row, state in enumerate(states) for id_ in end_ids(state.sequence, self.context.eos_ids)]
-        rows, columns = zip(*ends, strict=True)
-        return to_device(device, rows), to_device(device, columns)
+        ends = [end_ids(state.sequence, self.context.eos_ids) for state in states]
+        rows = [row for row, ids in enumerate(ends) for _ in ids]
+        return to_device(device, rows), to_device(device, [id_ for ids in ends for id_ in ids])
 
     def apply(self, logits: Tensor, parameters: tuple[Tensor, Tensor]) -> None:
         """See `LogitsProcessor.apply`."""
-        logits[parameters] = float("-inf")
+        rows, columns = parameters
+        put(logits, rows, columns, float("-inf"))

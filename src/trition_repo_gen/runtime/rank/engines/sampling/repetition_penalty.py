@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ....common.protocol import SequenceRequest
 from .api import SamplerContext, SequenceState, StatefulProcessor
-from .device import column, to_device
+from .device import column, put, to_device
 from .token_table import TokenTable
 
 
@@ -24,7 +24,7 @@ class RepetitionPenalty(StatefulProcessor[tuple[Tensor, Tensor]]):
 
     def add(self, state: SequenceState, prompt_tokens: Sequence[int], device: torch.device) -> None:
         """Mark the prompt's tokens as seen."""
-        self._seen.add(state.request_id, device)[to_device(device, prompt_tokens)] = True
+        self._seen.add(state.request_id, device).index_fill_(0, to_device(device, prompt_tokens), True)
 
     def gather(self, states: Sequence[SequenceState], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the penalties, float32[sequences, 1], and the sequences' slots, int64[sequences]."""
@@ -40,7 +40,7 @@ class RepetitionPenalty(StatefulProcessor[tuple[Tensor, Tensor]]):
     def accept(self, tokens: Tensor, parameters: tuple[Tensor, Tensor]) -> None:
         """Mark the new tokens as seen."""
         _, slots = parameters
-        self._seen.values[slots, tokens] = True
+        put(self._seen.values, slots, tokens, True)
 
     def remove(self, state: SequenceState) -> None:
         """Forget the sequence's tokens."""

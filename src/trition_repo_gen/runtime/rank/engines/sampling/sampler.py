@@ -101,7 +101,7 @@ class Sampler:
             group.processor.apply(part, group.parameters)
             if not isinstance(group.rows, slice):
                 values[group.rows] = part
-        if batch.sampled:
+        if batch.noise_keys is not None:
             values[: batch.sampled] += gumbel_noise(batch.noise_keys.take(values.device), self._vocab_size)
         chosen = argmax(values)
         self._accept(batch, chosen)
