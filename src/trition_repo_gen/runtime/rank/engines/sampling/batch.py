@@ -91,8 +91,12 @@ class Batch:
             self.noise_keys = NoiseKeys(starts)
         self.groups: list[Group] = []
         """In order of application."""
+        masks = [active for active, _, _ in chosen]
+        kinds = set(masks)
         for index, processor in enumerate(processors):
-            if members := [row for row, (active, _, _) in enumerate(chosen) if active >> index & 1]:
+            bit = 1 << index
+            if any(mask & bit for mask in kinds):
+                members = [row for row, mask in enumerate(masks) if mask & bit]
                 parameters = processor.gather([self.sequences[row] for row in members], device)
                 self.groups.append(Group(processor, rows_on(device, members), parameters))
         self.counted: tuple[Rows, Tensor] | None = None
