@@ -41,6 +41,7 @@ class SequenceRequest:
     temperature: float = default("temperature")
     top_k: int = default("top_k")
     top_p: float = default("top_p")
+    min_p: float = default("min_p")
     seed: int = 0
     repetition_penalty: float = default("repetition_penalty")
     log_probs: bool = False

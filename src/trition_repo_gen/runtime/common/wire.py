@@ -345,6 +345,14 @@ INPUTS: tuple[Input, ...] = (
         trtllm=Alias(name="seed", datatype="UINT64"),
     ),
     Number(
+        name="min_p",
+        help="Sample only from tokens at least this fraction as likely as the most likely one; 0 is no limit.",
+        default=0.0,
+        least=0.0,
+        most=1.0,
+        rest="min_p",
+    ),
+    Number(
         name="repetition_penalty",
         help="Divides positive and multiplies negative logits of tokens that prompt or answer contain; 1 is none.",
         default=1.0,

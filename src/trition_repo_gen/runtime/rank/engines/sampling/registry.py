@@ -8,6 +8,7 @@ from typing import Any
 
 from .api import LogitsProcessor
 from .min_length import MinLength
+from .min_p import MinP
 from .repetition_penalty import RepetitionPenalty
 from .temperature import Temperature
 from .top_k_top_p import TopKTopP
@@ -16,5 +17,6 @@ PROCESSORS: tuple[type[LogitsProcessor[Any]], ...] = (
     RepetitionPenalty,
     MinLength,
     Temperature,
+    MinP,
     TopKTopP,
 )
