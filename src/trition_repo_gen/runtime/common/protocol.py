@@ -44,6 +44,7 @@ class SequenceRequest:
     min_p: float = default("min_p")
     seed: int = 0
     repetition_penalty: float = default("repetition_penalty")
+    presence_penalty: float = default("presence_penalty")
     log_probs: bool = False
     top_logprobs: int = default("n_top_logprobs")
     echo: bool = False

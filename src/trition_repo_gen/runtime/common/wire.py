@@ -360,6 +360,15 @@ INPUTS: tuple[Input, ...] = (
         rest="repetition_penalty",
         trtllm=Alias(name="repetition_penalty", datatype="FP32"),
     ),
+    Number(
+        name="presence_penalty",
+        help="Subtracted once from the logits of tokens that the answer contains; 0 is none.",
+        default=0.0,
+        least=-2.0,
+        most=2.0,
+        rest="presence_penalty",
+        trtllm=Alias(name="presence_penalty", datatype="FP32"),
+    ),
     StopWords(name="stop_words", help="Texts that end the answer.", rest="stop", translated=True),
     Switch(name="use_greedy", help="Take the most likely token, whatever the other parameters say."),
     Switch(
@@ -426,7 +435,6 @@ OUTPUTS = (
 
 TRTLLM_ONLY = {
     Alias(name="beam_width", datatype="INT32"): 1,
-    Alias(name="presence_penalty", datatype="FP32"): 0.0,
     Alias(name="frequency_penalty", datatype="FP32"): 0.0,
 }
 """Inputs of the alias that may have no other value."""

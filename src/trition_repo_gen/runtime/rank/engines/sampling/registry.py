@@ -9,12 +9,14 @@ from typing import Any
 from .api import LogitsProcessor
 from .min_length import MinLength
 from .min_p import MinP
+from .presence_penalty import PresencePenalty
 from .repetition_penalty import RepetitionPenalty
 from .temperature import Temperature
 from .top_k_top_p import TopKTopP
 
 PROCESSORS: tuple[type[LogitsProcessor[Any]], ...] = (
     RepetitionPenalty,
+    PresencePenalty,
     MinLength,
     Temperature,
     MinP,
