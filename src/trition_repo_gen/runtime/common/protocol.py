@@ -45,6 +45,7 @@ class SequenceRequest:
     seed: int = 0
     repetition_penalty: float = default("repetition_penalty")
     presence_penalty: float = default("presence_penalty")
+    frequency_penalty: float = default("frequency_penalty")
     log_probs: bool = False
     top_logprobs: int = default("n_top_logprobs")
     echo: bool = False

@@ -369,6 +369,15 @@ INPUTS: tuple[Input, ...] = (
         rest="presence_penalty",
         trtllm=Alias(name="presence_penalty", datatype="FP32"),
     ),
+    Number(
+        name="frequency_penalty",
+        help="Subtracted from a token's logit for each time that the answer contains it; 0 is none.",
+        default=0.0,
+        least=-2.0,
+        most=2.0,
+        rest="frequency_penalty",
+        trtllm=Alias(name="frequency_penalty", datatype="FP32"),
+    ),
     StopWords(name="stop_words", help="Texts that end the answer.", rest="stop", translated=True),
     Switch(name="use_greedy", help="Take the most likely token, whatever the other parameters say."),
     Switch(
@@ -435,7 +444,6 @@ OUTPUTS = (
 
 TRTLLM_ONLY = {
     Alias(name="beam_width", datatype="INT32"): 1,
-    Alias(name="frequency_penalty", datatype="FP32"): 0.0,
 }
 """Inputs of the alias that may have no other value."""
 TRTLLM_INPUTS: tuple[tuple[Alias, int], ...] = (

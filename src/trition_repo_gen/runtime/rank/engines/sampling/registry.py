@@ -7,6 +7,7 @@ sequences have: temperature, and the filters that read the probabilities at that
 from typing import Any
 
 from .api import LogitsProcessor
+from .frequency_penalty import FrequencyPenalty
 from .min_length import MinLength
 from .min_p import MinP
 from .presence_penalty import PresencePenalty
@@ -17,6 +18,7 @@ from .top_k_top_p import TopKTopP
 PROCESSORS: tuple[type[LogitsProcessor[Any]], ...] = (
     RepetitionPenalty,
     PresencePenalty,
+    FrequencyPenalty,
     MinLength,
     Temperature,
     MinP,
