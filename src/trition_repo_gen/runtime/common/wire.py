@@ -269,6 +269,16 @@ def _is_list_of_texts(document: Any) -> bool:
         return False
 
 
+class Tokens(Json):
+    """A JSON document that names tokens: iterating over its value gives their ids."""
+
+
+def _is_token_id(value: Any) -> bool:
+    """Whether a value is a token id, as a number or as the key of a JSON object."""
+    text = str(value)
+    return not isinstance(value, bool) and text.isascii() and text.isdigit() and int(text[:11]) <= MAX_INT
+
+
 @dataclass(frozen=True, kw_only=True)
 class Images(Text):
     """Encoded images; `stub/images.py` reads them, within the limits of the deployment."""

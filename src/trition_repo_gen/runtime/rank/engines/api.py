@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ...common import wire
 from ...common.protocol import SequenceRequest
 from .text import Prompt
 
 _WARM_UP_TOKENS = 64
+_TOKEN_INPUTS = tuple(tensor for tensor in wire.INPUTS if isinstance(tensor, wire.Tokens))
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,9 @@ def why_impossible(
         return f"max_length is {sequence.max_length}; this model's sequences have at most {limit} tokens."
     if sequence.top_logprobs > vocab_size:
         return f"n_top_logprobs is {sequence.top_logprobs}; the vocabulary has {vocab_size} tokens."
+    for tensor in _TOKEN_INPUTS:
+        if (unknown := max(getattr(sequence, tensor.attribute), default=0)) >= vocab_size:
+            return f"{tensor.name} has the token {unknown}; the vocabulary has {vocab_size} tokens."
     if (strange := max(tokens)) >= vocab_size:
         # Tokenizers may know more than the model: Gemma 3's has one for images, which its text models lack.
         return f"The prompt has the token {strange}, which this model does not know; it knows {vocab_size}."
