@@ -46,6 +46,7 @@ class SequenceRequest:
     repetition_penalty: float = default("repetition_penalty")
     presence_penalty: float = default("presence_penalty")
     frequency_penalty: float = default("frequency_penalty")
+    logit_bias: dict[int, float] = field(default_factory=dict)
     log_probs: bool = False
     top_logprobs: int = default("n_top_logprobs")
     echo: bool = False

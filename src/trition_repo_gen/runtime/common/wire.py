@@ -280,6 +280,39 @@ def _is_token_id(value: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenBias(Tokens):
+    """A JSON object from token id to a number within bounds."""
+
+    form: ClassVar[str] = "a dictionary from token id to number"
+
+    most: float
+
+    def check(self, document: Any) -> dict[int, float]:
+        if not self.is_document(document):
+            raise BadRequestError(
+                f'{self.name} has to be a JSON object from token id to number such as {{"42": -100}}.'
+            )
+        biases = {int(token): float(bias) for token, bias in document.items()}
+        if len(biases) > MAX_TOKEN_IDS:
+            raise BadRequestError(f"{self.name} has {len(biases)} tokens; send {MAX_TOKEN_IDS} at most.")
+        for bias in biases.values():
+            if not -self.most <= bias <= self.most:
+                raise BadRequestError(f"{self.name} has {bias}; a bias has to be {self.bounds}.")
+        return biases
+
+    @staticmethod
+    def is_document(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            _is_token_id(token) and isinstance(bias, int | float) and not isinstance(bias, bool)
+            for token, bias in value.items()
+        )
+
+    @property
+    def bounds(self) -> str:
+        return f"between -{self.most:g} and {self.most:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Images(Text):
     """Encoded images; `stub/images.py` reads them, within the limits of the deployment."""
 
@@ -387,6 +420,12 @@ INPUTS: tuple[Input, ...] = (
         most=2.0,
         rest="frequency_penalty",
         trtllm=Alias(name="frequency_penalty", datatype="FP32"),
+    ),
+    TokenBias(
+        name="logit_bias",
+        help="Added to the logits: a JSON object from token id to number; -100 all but bans a token.",
+        most=100.0,
+        rest="logit_bias",
     ),
     StopWords(name="stop_words", help="Texts that end the answer.", rest="stop", translated=True),
     Switch(name="use_greedy", help="Take the most likely token, whatever the other parameters say."),

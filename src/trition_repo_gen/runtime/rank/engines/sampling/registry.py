@@ -8,6 +8,7 @@ from typing import Any
 
 from .api import LogitsProcessor
 from .frequency_penalty import FrequencyPenalty
+from .logit_bias import LogitBias
 from .min_length import MinLength
 from .min_p import MinP
 from .presence_penalty import PresencePenalty
@@ -16,6 +17,7 @@ from .temperature import Temperature
 from .top_k_top_p import TopKTopP
 
 PROCESSORS: tuple[type[LogitsProcessor[Any]], ...] = (
+    LogitBias,
     RepetitionPenalty,
     PresencePenalty,
     FrequencyPenalty,
