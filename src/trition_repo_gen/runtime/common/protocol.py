@@ -51,6 +51,7 @@ class SequenceRequest:
     top_logprobs: int = default("n_top_logprobs")
     echo: bool = False
     stop_words: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
     min_length: int = default("min_length")
     stream: bool = False
     images: list[bytes | str] = field(default_factory=list)

@@ -313,6 +313,24 @@ class TokenBias(Tokens):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenIds(Tokens):
+    """A JSON list of token ids."""
+
+    form: ClassVar[str] = "a list of token ids"
+
+    def check(self, document: Any) -> list[int]:
+        if not self.is_document(document):
+            raise BadRequestError(f"{self.name} has to be a JSON list of token ids such as [2, 13].")
+        if len(document) > MAX_TOKEN_IDS:
+            raise BadRequestError(f"{self.name} has {len(document)} tokens; send {MAX_TOKEN_IDS} at most.")
+        return list(document)
+
+    @staticmethod
+    def is_document(value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(isinstance(id_, int) and _is_token_id(id_) for id_ in value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Images(Text):
     """Encoded images; `stub/images.py` reads them, within the limits of the deployment."""
 
@@ -426,6 +444,11 @@ INPUTS: tuple[Input, ...] = (
         help="Added to the logits: a JSON object from token id to number; -100 all but bans a token.",
         most=100.0,
         rest="logit_bias",
+    ),
+    TokenIds(
+        name="stop_token_ids",
+        help="Token ids that end the answer, as the model's own end does; a JSON list.",
+        rest="stop_token_ids",
     ),
     StopWords(name="stop_words", help="Texts that end the answer.", rest="stop", translated=True),
     Switch(name="use_greedy", help="Take the most likely token, whatever the other parameters say."),

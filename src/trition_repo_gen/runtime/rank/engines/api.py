@@ -99,8 +99,7 @@ def end_ids(sequence: SequenceRequest, eos_ids: Sequence[int]) -> list[int]:
         sequence: one that may have ends of its own.
         eos_ids: the model's, the tokenizer's own first; they come first in the result as well.
     """
-    del sequence  # no sampling parameter adds ends yet
-    return list(eos_ids)
+    return [*eos_ids, *(id_ for id_ in sequence.stop_token_ids if id_ not in eos_ids)]
 
 
 async def warm_up(engine: Engine, max_sequence_length: int) -> None:
