@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ...common import wire
 from ...common.protocol import SequenceRequest
 from .text import Prompt
 
 _WARM_UP_TOKENS = 64
+_TOKEN_INPUTS = tuple(tensor for tensor in wire.INPUTS if isinstance(tensor, wire.Tokens))
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,7 @@ def end_ids(sequence: SequenceRequest, eos_ids: Sequence[int]) -> list[int]:
         sequence: one that may have ends of its own.
         eos_ids: the model's, the tokenizer's own first; they come first in the result as well.
     """
-    del sequence  # no sampling parameter adds ends yet
-    return list(eos_ids)
+    return [*eos_ids, *(id_ for id_ in sequence.stop_token_ids if id_ not in eos_ids)]
 
 
 async def warm_up(engine: Engine, max_sequence_length: int) -> None:
@@ -134,6 +135,9 @@ def why_impossible(
         return f"max_length is {sequence.max_length}; this model's sequences have at most {limit} tokens."
     if sequence.top_logprobs > vocab_size:
         return f"n_top_logprobs is {sequence.top_logprobs}; the vocabulary has {vocab_size} tokens."
+    for tensor in _TOKEN_INPUTS:
+        if (unknown := max(getattr(sequence, tensor.attribute), default=0)) >= vocab_size:
+            return f"{tensor.name} has the token {unknown}; the vocabulary has {vocab_size} tokens."
     if (strange := max(tokens)) >= vocab_size:
         # Tokenizers may know more than the model: Gemma 3's has one for images, which its text models lack.
         return f"The prompt has the token {strange}, which this model does not know; it knows {vocab_size}."

@@ -136,6 +136,7 @@ class RankEngine:
             return_log_probs=sequence.log_probs or sequence.top_logprobs > 0,
             skip_prompt_log_probs=not _wants_prompt_log_probs(sequence),
             top_n_logprobs=sequence.top_logprobs,
+            detokenize_stop_sequence=True,  # keep the token that ended the answer, whichever of `ends` it is
         )
         # The engine's own `add_request` copies tokens to the GPU, and its context copies them back to where it keeps
         # them: with both the host waits for the step that the GPU is at (megatron-core 0.19.2, dynamic_engine.py:1200).
