@@ -19,7 +19,7 @@ def main() -> None:
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         sys.path.insert(0, version_folder)
-        from runtime import cpu
+        from runtime.rank import cpu
 
         cpu.install()
     import megatron.bridge  # noqa: F401

@@ -51,14 +51,14 @@ class RuntimeRows:
     """The runtime's engine."""
 
     def __init__(self, loaded: Loaded, **options: Any):
-        from runtime.ranks.engine import RankEngine
+        from runtime.rank.engines.core.engine import RankEngine
 
         self._engine = RankEngine(loaded.model, dataclasses.replace(loaded.settings, **options), loaded.codec)
         self.loop = self._engine.loop
 
     def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
-        from runtime.protocol import Row
-        from runtime.ranks.text import Prompt
+        from runtime.common.protocol import Row
+        from runtime.rank.engines.text import Prompt
 
         self._engine.add(request_id, Row(prompt="", max_length=max_length), Prompt("", tokens), watch=False)
 
@@ -94,7 +94,7 @@ class MegatronRows:
     def __init__(self, loaded: Loaded):
         from megatron.core.inference.apis import MegatronLLM
         from megatron.core.inference.config import InferenceConfig
-        from runtime.loaders.megatron_bridge import kv_block_size
+        from runtime.rank.engines.core.loaded import kv_block_size
 
         settings = loaded.settings
         llm = MegatronLLM(
@@ -150,15 +150,15 @@ def load(version_folder: Path) -> Loaded:
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        from runtime import cpu
+        from runtime.rank import cpu
 
         cpu.install()
-    from runtime.loaders import megatron_bridge
+    from runtime.rank.loaders import megatron_bridge
 
     if on_cpu:
         cpu.after_import()
-    from runtime.ranks.text import TextCodec
-    from runtime.settings import Settings
+    from runtime.common.settings import Settings
+    from runtime.rank.engines.text import TextCodec
 
     if not on_cpu:
         torch.cuda.set_device(0)

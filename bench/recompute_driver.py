@@ -31,7 +31,7 @@ class Rows:
 
     def tokens(self, prompt: Any, count: int) -> list[int]:
         """Continue a prompt greedily by `count` tokens."""
-        from runtime.protocol import Row
+        from runtime.common.protocol import Row
 
         row = Row(prompt="", max_length=count, min_length=count)
         self._engine.add(next(self._ids), row, prompt, watch=False)
@@ -45,8 +45,8 @@ def load() -> Any:
     """Return the engine, and what encodes prompts, as a rank does that is alone."""
     import torch
     import torch.distributed as dist
-    from runtime.ranks import engines
-    from runtime.settings import Settings
+    from runtime.common.settings import Settings
+    from runtime.rank import start as engines
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -60,7 +60,7 @@ def main() -> None:
     os.dup2(2, 1)
     sys.path.insert(0, str(Path(sys.argv[1])))
     started = load()
-    from runtime.protocol import Row
+    from runtime.common.protocol import Row
 
     rows = Rows(started.engine)
     print(json.dumps({"ready": True}), file=answers)

@@ -69,7 +69,7 @@ def load_libraries() -> bool:
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         sys.path.insert(0, str(RUNTIME))
-        from runtime import cpu
+        from runtime.rank import cpu
 
         cpu.install()
     import megatron.bridge  # noqa: F401
@@ -95,7 +95,7 @@ def convert(source: Path, out: Path, dtype: str, on_cpu: bool) -> None:
             bridge = AutoBridge.from_hf_pretrained(str(source), torch_dtype=torch_dtype)
             provider = bridge.to_megatron_provider(load_weights=True)
             if on_cpu:
-                from runtime import cpu
+                from runtime.rank import cpu
 
                 cpu.adapt_config(provider, torch_dtype)
             else:

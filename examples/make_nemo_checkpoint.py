@@ -34,10 +34,10 @@ def load_libraries() -> None:
     # A GPU would have to bring Transformer Engine, and the conversion only copies.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     sys.path.insert(0, str(RUNTIME))
-    from runtime import cpu
+    from runtime.rank import cpu
 
     cpu.install_facade()
-    from runtime.loaders import nemo2
+    from runtime.rank.loaders import nemo2
 
     nemo2.without_tensorstore()
     from nemo.collections import vlm  # noqa: F401
@@ -126,7 +126,7 @@ def importer_of(source: Path, processor: Path, dtype: Any) -> Any:
     from nemo.collections.vlm.vision import base as projector
     from nemo.lightning import io, teardown
     from nemo.lightning.io.state import _ModelState
-    from runtime.loaders import nemo2_layers
+    from runtime.rank.loaders import nemo2_layers
     from transformers import AutoModelForImageTextToText
 
     class Importer(HFQwen2VLImporter):  # type: ignore[misc]

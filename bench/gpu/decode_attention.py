@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src/trition_repo_gen"))
 
 import torch
-from runtime.fused import decoding
-from runtime.fused.kernels import Places, Turning, rotate_and_store
+from runtime.rank.engines.core.fused import decoding
+from runtime.rank.engines.core.fused.kernels import Places, Turning, rotate_and_store
 
 from bench.gpu.timing import microseconds
 

@@ -71,7 +71,7 @@ def main() -> None:
         bridge = AutoBridge.from_hf_config(config)
         provider: Any = bridge.to_megatron_provider(load_weights=False)
         if on_cpu:
-            from runtime import cpu
+            from runtime.rank import cpu
 
             cpu.adapt_config(provider, torch.bfloat16)
         provider.gradient_accumulation_fusion = False

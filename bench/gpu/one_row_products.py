@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src/trition_repo_gen"))
 
 import torch
-from runtime.fused import one_row
+from runtime.rank.engines.core.fused import one_row
 
 from bench.gpu.timing import microseconds
 

@@ -30,19 +30,19 @@ def main() -> None:
     """Answer the same rows with each engine."""
     import torch
     import torch.distributed as dist
-    from runtime import cpu
+    from runtime.rank import cpu
 
     on_cpu = cpu.needed()
     if on_cpu:
         cpu.install()
-    from runtime.loaders import megatron_bridge
+    from runtime.rank.loaders import megatron_bridge
 
     if on_cpu:
         cpu.after_import()
-    from runtime.protocol import Row
-    from runtime.ranks.engine import RankEngine
-    from runtime.ranks.text import TextCodec
-    from runtime.settings import Settings
+    from runtime.common.protocol import Row
+    from runtime.common.settings import Settings
+    from runtime.rank.engines.core.engine import RankEngine
+    from runtime.rank.engines.text import TextCodec
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

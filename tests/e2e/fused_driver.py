@@ -19,19 +19,19 @@ def main() -> None:
     """Answer the same rows with both."""
     import torch
     import torch.distributed as dist
-    from runtime import cpu
+    from runtime.rank import cpu
 
     cpu.install()
-    from runtime.loaders import megatron_bridge
+    from runtime.rank.loaders import megatron_bridge
 
     cpu.after_import()
     from megatron.core import parallel_state
-    from runtime.fused import decoding
-    from runtime.fused.layers import fuse
-    from runtime.protocol import Row
-    from runtime.ranks.engine import RankEngine
-    from runtime.ranks.text import TextCodec
-    from runtime.settings import Settings
+    from runtime.common.protocol import Row
+    from runtime.common.settings import Settings
+    from runtime.rank.engines.core.engine import RankEngine
+    from runtime.rank.engines.core.fused import decoding
+    from runtime.rank.engines.core.fused.layers import fuse
+    from runtime.rank.engines.text import TextCodec
 
     decoding._PROGRAMS = 8  # each takes milliseconds
     torch.set_num_threads(1)

@@ -64,7 +64,7 @@ def test_a_rank_that_raises_shows_its_traceback_and_how_often_it_starts_is_bound
     tmp_path: Path, checkpoints: dict[str, Path], megatron_python: Path
 ) -> None:
     build(checkpoints["llama"], "raises", tmp_path, megatron_python, "--max-restarts", "0")
-    serving_loop = tmp_path / "raises/1/runtime/ranks/serving.py"
+    serving_loop = tmp_path / "raises/1/runtime/rank/loop/serving.py"
     text = serving_loop.read_text()
     assert text.count(STEP) == 1
     serving_loop.write_text(text.replace(STEP, 'raise RuntimeError("nobody expects this")'))

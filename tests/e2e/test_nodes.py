@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.serving import PROMPTS, READY_SECONDS, Asker, build
-from trition_repo_gen.runtime.lifeline import PARENT_VARIABLE
+from trition_repo_gen.runtime.common.parent_death import PARENT_VARIABLE
 from trition_repo_gen.server import free_ports, running_server
 
 

@@ -12,7 +12,7 @@ import trition_repo_gen
 
 def names() -> set[str]:
     """Read the metrics' names from the source: the module needs Triton's own."""
-    source = Path(trition_repo_gen.__file__).parent / "runtime/frontend/metrics.py"
+    source = Path(trition_repo_gen.__file__).parent / "runtime/stub/metrics.py"
     tables = {
         node.targets[0].id: [ast.literal_eval(key) for key in node.value.keys if key is not None]
         for node in ast.parse(source.read_text()).body

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trition_repo_gen.checkpoints.index import Shapes
-from trition_repo_gen.runtime.settings import CheckpointKind, Dtype
+from trition_repo_gen.runtime.common.settings import CheckpointKind, Dtype
 
 
 @dataclass(frozen=True, kw_only=True)

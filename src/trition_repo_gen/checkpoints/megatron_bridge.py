@@ -13,7 +13,7 @@ from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
 from trition_repo_gen.paths import expanded
-from trition_repo_gen.runtime.settings import Dtype
+from trition_repo_gen.runtime.common.settings import Dtype
 
 _PROVIDER_SUFFIX = re.compile(r"(Model)?(Provider|Config)$")
 

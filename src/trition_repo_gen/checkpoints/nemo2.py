@@ -12,10 +12,10 @@ from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.families import Family
 from trition_repo_gen.errors import CheckpointError
 from trition_repo_gen.paths import expanded
-from trition_repo_gen.runtime.loaders.nemo2_graph import Config, Graph, GraphError
-from trition_repo_gen.runtime.loaders.nemo2_names import Symbol
-from trition_repo_gen.runtime.loaders.processor import nemo2_folders
-from trition_repo_gen.runtime.settings import Dtype
+from trition_repo_gen.runtime.common.settings import Dtype
+from trition_repo_gen.runtime.rank.loaders.nemo2_graph import Config, Graph, GraphError
+from trition_repo_gen.runtime.rank.loaders.nemo2_names import Symbol
+from trition_repo_gen.runtime.rank.loaders.processor import nemo2_folders
 
 # What a configuration that names its class only leaves to the class (nemo-toolkit 2.7.3): layers, hidden size, heads,
 # query groups, feed-forward size, vocabulary (`llm/gpt/model/qwen2.py`), and the vision tower's feed-forward size

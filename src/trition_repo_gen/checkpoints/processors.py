@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from trition_repo_gen.runtime.loaders.processor import MARKER, is_processor
+from trition_repo_gen.runtime.rank.loaders.processor import MARKER, is_processor
 
 __all__ = ["MARKER", "held", "is_hub_name", "is_processor"]
 

@@ -18,8 +18,9 @@ from trition_repo_gen.repository.sizing import Sizing
 from trition_repo_gen.repository.source import read_checkpoint
 from trition_repo_gen.repository.validate import validate, validate_twin
 from trition_repo_gen.repository.write import Folder, Written, compare, write, writing
-from trition_repo_gen.runtime import image_urls, memory
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.common import image_urls
+from trition_repo_gen.runtime.common.settings import Settings
+from trition_repo_gen.runtime.rank.engines import memory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trition_repo_gen.errors import RepositoryError
-from trition_repo_gen.runtime.settings import Settings, StreamSettings
+from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
 Twin = Literal["stream", "trtllm"]
 

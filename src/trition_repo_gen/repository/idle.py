@@ -5,7 +5,7 @@ from typing import Any
 
 from trition_repo_gen.checkpoints import Checkpoint
 from trition_repo_gen.repository.options import BuildOptions
-from trition_repo_gen.runtime.settings import cuda_graphs_obstacle
+from trition_repo_gen.runtime.common.settings import cuda_graphs_obstacle
 
 _MULTIMODAL_ONLY = (
     "inference_batch_times_seqlen_threshold",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from trition_repo_gen.runtime.settings import Dtype, Switch
+from trition_repo_gen.runtime.common.settings import Dtype, Switch
 
 
 @dataclass(frozen=True, kw_only=True)

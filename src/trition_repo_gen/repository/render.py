@@ -50,8 +50,8 @@ MULTIMODAL_ONLY = {
 }
 """Parameters that a language model does not read."""
 
-_RANKS_ONLY = {"ranks", "loaders", "cpu", "multimodal"}
-"""Folders of `runtime` that no stub needs."""
+_STUB_ROOMS = {"__init__.py", "common", "stub"}
+"""What of `runtime` a model without ranks of its own needs."""
 
 _DIGEST = "# As trgen wrote it: sha256 "
 
@@ -80,7 +80,7 @@ def render(deployment: Deployment) -> Files:
 
 def render_twin(deployment: Deployment, twin: Twin) -> Files:
     """Return the files of a twin's folder."""
-    runtime = {path: content for path, content in _runtime_files().items() if path.parts[0] not in _RANKS_ONLY}
+    runtime = {path: content for path, content in _runtime_files().items() if path.parts[0] in _STUB_ROOMS}
     return _render(deployment, twin, deployment.stream_settings.to_parameters(), runtime)
 
 

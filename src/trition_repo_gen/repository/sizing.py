@@ -9,8 +9,8 @@ from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import LayoutError
 from trition_repo_gen.repository.shares import stage_layers, stage_weights, vocabulary
-from trition_repo_gen.runtime import memory
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.common.settings import Settings
+from trition_repo_gen.runtime.rank.engines import memory
 
 _MOST_RANKS = 64
 """Tensor-parallel ranks that a refusal may propose."""

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.deployment import Deployment, Twin
-from trition_repo_gen.runtime.settings import Settings, SettingsError, StreamSettings
+from trition_repo_gen.runtime.common.settings import Settings, SettingsError, StreamSettings
 
 
 def parse(text: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trition_repo_gen.repository.deployment import Deployment
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.common.settings import Settings
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_what_is_written_has_the_settings(build: Callable[..., Build], tmp_path:
     assert config.max_batch_size == 4
     assert result.written.outcome == "created"
     assert (folder / "1" / "model.py").is_file()
-    assert (folder / "1" / "runtime" / "settings.py").is_file()
+    assert (folder / "1" / "runtime" / "common" / "settings.py").is_file()
 
 
 def test_repeating_it_changes_nothing(build: Callable[..., Build]) -> None:
@@ -262,7 +262,7 @@ def test_a_twin_streams(build: Callable[..., Build], tmp_path: Path) -> None:
     }
     assert [tensor.name for tensor in config.input] == [tensor.name for tensor in parse(result.config).input]
     assert "stream_model import TritonPythonModel" in (folder / "1" / "model.py").read_text()
-    assert not (folder / "1" / "runtime" / "ranks").exists()
+    assert not (folder / "1" / "runtime" / "rank").exists()
     assert result.twins["stream"].outcome == "created"
     again = build(start_timeout=77)
     assert (again.written.outcome, again.twins["stream"].outcome) == ("unchanged", "unchanged")

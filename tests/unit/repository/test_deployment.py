@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.deployment import Deployment
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.common.settings import Settings
 
 
 def deployment(**changes: object) -> Deployment:

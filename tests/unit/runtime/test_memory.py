@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from trition_repo_gen.runtime.memory import GIB, ModelSizes, kv_cache_bytes, tokens_per_step, working_bytes
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.common.settings import Settings
+from trition_repo_gen.runtime.rank.engines.memory import GIB, ModelSizes, kv_cache_bytes, tokens_per_step, working_bytes
 
 DENSE = ModelSizes(
     hidden_size=4096,

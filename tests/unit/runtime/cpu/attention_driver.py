@@ -40,7 +40,7 @@ def compare(
     unwritten: float = float("nan"),
 ) -> dict[str, float]:
     """Return the largest differences in the output and in the log-sum-exp, and whether rows without keys are zero."""
-    from runtime.cpu import attention
+    from runtime.rank.cpu import attention
 
     generator = torch.Generator().manual_seed(0)
 

@@ -53,7 +53,7 @@ def facade() -> dict[str, Any]:
 
 def config(**changes: Any) -> Any:
     from megatron.core.transformer.transformer_config import TransformerConfig
-    from runtime import cpu
+    from runtime.rank import cpu
 
     values: dict[str, Any] = {"normalization": "RMSNorm", "layernorm_epsilon": 1e-3, "use_cpu_initialization": True}
     made = TransformerConfig(
@@ -173,7 +173,7 @@ def attention() -> dict[str, Any]:
 
 
 def main() -> dict[str, Any]:
-    from runtime import cpu
+    from runtime.rank import cpu
 
     early = refusal(cpu.after_import)
     cpu.install()

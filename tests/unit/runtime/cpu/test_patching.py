@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trition_repo_gen.runtime.cpu import patching
+from trition_repo_gen.runtime.rank.cpu import patching
 
 
 def test_replace_returns_what_was_there() -> None:

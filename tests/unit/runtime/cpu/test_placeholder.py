@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trition_repo_gen.runtime.cpu import placeholder
+from trition_repo_gen.runtime.rank.cpu import placeholder
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ NEEDED = {
         "if triton_append_key_value_cache is not None and not self.cache_mla_latent",
     ),
     "facade.install_unpinned_memory": ("core/inference/contexts/dynamic_context.py", "pin_memory=True"),
-    "core_fixes.fa4_without_split_kv": (
+    "upstream.fa4_without_split_kv": (
         "core/transformer/attention.py",
         "num_splits=0 if not self.batch_invariant_mode else 1",
     ),
-    "core_fixes.mla_decode_only": (
+    "upstream.mla_decode_only": (
         "core/transformer/multi_latent_attention.py",
         "                    kv_lengths,\n                    block_table,\n                )",
     ),

@@ -18,7 +18,7 @@ EPS = 1e-5
 
 def norms() -> float:
     """Rows whose length is no power of two."""
-    from runtime.fused.kernels import rms_norm
+    from runtime.rank.engines.core.fused.kernels import rms_norm
 
     x, weight = torch.randn(3, 48), torch.randn(48)
     return float((rms_norm(x, weight, EPS) - functional.rms_norm(x, (48,), weight, EPS)).abs().max())
@@ -26,7 +26,7 @@ def norms() -> float:
 
 def activations() -> float:
     """Rows of more than one block."""
-    from runtime.fused.kernels import silu_mul
+    from runtime.rank.engines.core.fused.kernels import silu_mul
 
     x = torch.randn(2, 2 * 1500)
     gate, value = x.chunk(2, dim=-1)
@@ -35,7 +35,7 @@ def activations() -> float:
 
 def one_row(inner: int, gated: bool, normed: bool) -> float:
     """Products of one row with a norm, a gate, a bias, a place for the result, and an addition to a residual stream."""
-    from runtime.fused import one_row
+    from runtime.rank.engines.core.fused import one_row
 
     columns = 12
     x, weight, norm, bias = (
@@ -65,7 +65,7 @@ def one_row(inner: int, gated: bool, normed: bool) -> float:
 
 def gates() -> float:
     """Where quack or its GPU is missing, a product and a kernel for the gate."""
-    from runtime.fused.gate import GatedProduct
+    from runtime.rank.engines.core.fused.gate import GatedProduct
 
     x, weight = torch.randn(3, 64), torch.randn(256, 64) / 8
     gate, value = functional.linear(x, weight).chunk(2, dim=-1)
@@ -74,7 +74,7 @@ def gates() -> float:
 
 def rotations(heads: int, rotated: int, normed: bool) -> float:
     """Two groups, a head size that is no power of two, a paged cache whose other places must not change."""
-    from runtime.fused.kernels import Places, Turning, rotate_and_store
+    from runtime.rank.engines.core.fused.kernels import Places, Turning, rotate_and_store
 
     groups, size, tokens = 2, 24, 5
     mixed = torch.randn(tokens, groups * (heads + 2) * size)
@@ -97,8 +97,8 @@ def rotations(heads: int, rotated: int, normed: bool) -> float:
 
 def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
     """Rows of no token, one, several tiles and blocks, whose blocks lie anywhere in the cache."""
-    from runtime.fused import decoding
-    from runtime.fused.kernels import Places, Turning
+    from runtime.rank.engines.core.fused import decoding
+    from runtime.rank.engines.core.fused.kernels import Places, Turning
 
     decoding._PROGRAMS = programs
     groups, size, lengths = 2, 32, [0, 1, 2, 64, 65, 66, 300]
@@ -145,7 +145,7 @@ def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
 
 def largest(rows: int, columns: int, programs: int) -> float:
     """Rows that lie apart, whose largest number is there more than once, and rows that have none."""
-    from runtime.fused import argmax
+    from runtime.rank.engines.core.fused import argmax
 
     argmax._PROGRAMS = programs
     x = torch.randn(rows, columns + 3)[:, :columns].bfloat16()
@@ -160,7 +160,7 @@ def sums(rank: int, ranks: int, place: int, rows: int) -> float:
 
     Products of one row are sent by another kernel. Small whole numbers are the same in whatever order they are added.
     """
-    from runtime.fused.all_reduce import Exchange
+    from runtime.rank.engines.core.fused.all_reduce import Exchange
 
     columns, inner, slots = 48, 512, 3 * 64
     inboxes = torch.zeros(ranks, slots, ranks, columns // 2, dtype=torch.int64)

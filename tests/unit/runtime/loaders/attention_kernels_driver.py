@@ -9,8 +9,8 @@ import sys
 
 def main() -> None:
     """Print what is chosen in each case, or the refusal."""
-    from runtime.loaders.attention_kernels import Installed
-    from runtime.loaders.errors import LoadError
+    from runtime.common.errors import LoadError
+    from runtime.rank.engines.core.attention_kernels import Installed
 
     found: list[int | str] = []
     for architecture, latents, names in json.loads(sys.argv[2]):

@@ -24,8 +24,8 @@ class Runs:
 
 
 def main(out: Path) -> dict[str, Any]:
-    from runtime.loaders.errors import LoadError
-    from runtime.loaders.index import require_harmless
+    from runtime.common.errors import LoadError
+    from runtime.rank.loaders.index import require_harmless
 
     state = {"weight": torch.ones(4, 3, dtype=torch.bfloat16), "layers": {"bias": torch.zeros(2)}, "step": 3}
     dcp.save(state, checkpoint_id=out / "real", no_dist=True)

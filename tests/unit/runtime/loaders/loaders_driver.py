@@ -17,7 +17,7 @@ import torch
 def provider() -> Any:
     """Describe a model of two layers."""
     from megatron.bridge.models.gpt_provider import GPTModelProvider
-    from runtime import cpu
+    from runtime.rank import cpu
 
     made = GPTModelProvider(
         num_layers=2,
@@ -61,13 +61,13 @@ class ExtraState:
     """As long as it is the context, norms have Transformer Engine's entry beside their weight, an empty tensor."""
 
     def __enter__(self) -> None:
-        from runtime.cpu.transformer_engine import _Norm
+        from runtime.rank.cpu.transformer_engine import _Norm
 
         _Norm.get_extra_state = lambda self: torch.empty(0, dtype=torch.uint8)
         _Norm.set_extra_state = lambda self, state: None
 
     def __exit__(self, *_: object) -> None:
-        from runtime.cpu.transformer_engine import _Norm
+        from runtime.rank.cpu.transformer_engine import _Norm
 
         del _Norm.get_extra_state, _Norm.set_extra_state
 
@@ -75,8 +75,8 @@ class ExtraState:
 def load(checkpoint: Path, **settings: Any) -> tuple[Any, list[str]]:
     """Load as a rank does; return what came and the lines of progress."""
     from megatron.core import parallel_state
-    from runtime.loaders import megatron_bridge
-    from runtime.settings import Settings
+    from runtime.common.settings import Settings
+    from runtime.rank.loaders import megatron_bridge
 
     lines: list[str] = []
     store = torch.distributed.HashStore()
@@ -125,7 +125,7 @@ def without_our_filter(checkpoint: Path) -> str:
     """Return what Bridge alone says about the checkpoint."""
     from contextlib import nullcontext
 
-    from runtime.loaders import weights as module
+    from runtime.rank.loaders import weights as module
 
     original, module.checked = module.checked, lambda *_: nullcontext()
     try:
@@ -136,7 +136,7 @@ def without_our_filter(checkpoint: Path) -> str:
 
 def own_attention(model: Any) -> tuple[str, list[float | None]]:
     """Return the refusal of a family's own core attention, and a layer's scale before and after one is asked for."""
-    from runtime.loaders.attention_kernels import require_paged
+    from runtime.rank.engines.core.attention_kernels import require_paged
 
     attention = model.decoder.layers[0].self_attention
     scales = [getattr(attention, "softmax_scale", None)]
@@ -154,12 +154,13 @@ def own_attention(model: Any) -> tuple[str, list[float | None]]:
 
 
 def main(tokenizer: Path, out: Path) -> dict[str, Any]:
-    from runtime import cpu
+    from runtime.rank import cpu
 
     cpu.install()
-    from runtime.loaders import core_fixes, layout, megatron_bridge
-    from runtime.loaders import weights as weights_module
-    from runtime.settings import Settings
+    from runtime.common.settings import Settings
+    from runtime.rank.engines.core import loaded, upstream
+    from runtime.rank.loaders import layout, megatron_bridge
+    from runtime.rank.loaders import weights as weights_module
 
     cpu.after_import()
     plain = save(out / "plain", tokenizer)
@@ -226,8 +227,8 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
     except megatron_bridge.LoadError as error:
         result["refusals"]["graphs of stages"] = f"LoadError: {error}"
     latents = dataclasses.make_dataclass("Config", ["multi_latent_attention"])(True)
-    result["blocks"] = [megatron_bridge.kv_block_size(config) for config in (reference.model.config, latents)]
-    result["fixes"] = [core_fixes.mla_decode_only(), core_fixes.mla_decode_only(), core_fixes.fa4_without_split_kv()]
+    result["blocks"] = [loaded.kv_block_size(config) for config in (reference.model.config, latents)]
+    result["fixes"] = [upstream.mla_decode_only(), upstream.mla_decode_only(), upstream.fa4_without_split_kv()]
     return result
 
 

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 
 def main() -> None:
     """Save tensors of all kinds; read them again, whole and in part."""
-    from runtime.loaders import reading
+    from runtime.rank.loaders import reading
 
     torch.manual_seed(0)
     saved: dict[str, Any] = {

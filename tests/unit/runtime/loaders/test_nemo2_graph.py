@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.unit.nemo2_files import LANGUAGE, MODEL, Call, Name, Pickled, config, context, document, language, write
-from trition_repo_gen.runtime.loaders.nemo2_graph import Config, Graph, GraphError
-from trition_repo_gen.runtime.loaders.nemo2_names import Symbol
+from trition_repo_gen.runtime.rank.loaders.nemo2_graph import Config, Graph, GraphError
+from trition_repo_gen.runtime.rank.loaders.nemo2_names import Symbol
 
 
 def graph(tmp_path: Path, written: Any = None) -> Graph:

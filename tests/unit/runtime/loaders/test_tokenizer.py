@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from trition_repo_gen.runtime.loaders import tokenizer
-from trition_repo_gen.runtime.loaders.errors import LoadError
+from trition_repo_gen.runtime.common.errors import LoadError
+from trition_repo_gen.runtime.rank.loaders import tokenizer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 def positions() -> dict[str, Any]:
     """Compare positions with those of Hugging Face's Qwen2.5-VL."""
     import torch
-    from runtime.multimodal.positions import positions_of
+    from runtime.rank.engines.images.positions import positions_of
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
@@ -61,8 +61,8 @@ def positions() -> dict[str, Any]:
 def cache() -> dict[str, Any]:
     """Decode three rows with the cache, packed in different orders, and each with dense attention over all of it."""
     import torch
-    from runtime.multimodal.attention import Batch, CachedAttention, Span
-    from runtime.multimodal.kv_cache import BLOCK_SIZE, KVCache
+    from runtime.rank.engines.images.attention import Batch, CachedAttention, Span
+    from runtime.rank.engines.images.kv_cache import BLOCK_SIZE, KVCache
     from torch.nn.functional import scaled_dot_product_attention
 
     torch.manual_seed(0)
@@ -105,8 +105,8 @@ def cache() -> dict[str, Any]:
 def images() -> dict[str, Any]:
     """Open good, odd and hostile pictures."""
     from PIL import Image
-    from runtime.multimodal.images import open_image
-    from runtime.ranks.text import PromptError
+    from runtime.rank.engines.images.decode import open_image
+    from runtime.rank.engines.text import PromptError
 
     def encoded(image: Any, kind: str, **options: Any) -> bytes:
         buffer = io.BytesIO()

@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from trition_repo_gen.runtime.image_urls import ImageUrlError
-from trition_repo_gen.runtime.multimodal import fetch as module
-from trition_repo_gen.runtime.multimodal.fetch import Fetcher
-from trition_repo_gen.runtime.settings import Settings
+from trition_repo_gen.runtime.common.image_urls import ImageUrlError
+from trition_repo_gen.runtime.common.settings import Settings
+from trition_repo_gen.runtime.rank.engines.images import fetch as module
+from trition_repo_gen.runtime.rank.engines.images.fetch import Fetcher
 
 PICTURE = b"\x89PNG" + bytes(3000)
 

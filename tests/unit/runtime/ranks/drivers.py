@@ -13,13 +13,13 @@ from typing import Any
 def sampling() -> dict[str, object]:
     """Compare the row sampler with Hugging Face's logits processors on the same logits."""
     import torch
-    from runtime import cpu
+    from runtime.rank import cpu
 
     if cpu.needed():
         cpu.install()
-    from runtime.protocol import Row
-    from runtime.ranks.core_sampling import RowSampling
-    from runtime.ranks.sampling import gumbel_noise
+    from runtime.common.protocol import Row
+    from runtime.rank.engines.core.sampling import RowSampling
+    from runtime.rank.engines.sampling import gumbel_noise
     from transformers import (
         LogitsProcessorList,
         MinNewTokensLengthLogitsProcessor,
@@ -129,12 +129,12 @@ def sampling() -> dict[str, object]:
 
 def recorded_steps() -> dict[str, object]:
     """Find the CUDA graphs of steps before and after those are added that Megatron Core does not record."""
-    from runtime import cpu
+    from runtime.rank import cpu
 
     if cpu.needed():
         cpu.install()
     from megatron.core.inference.batch_dimensions_utils import CUDAGraphBatchDimensionBuilder, InferenceBatchDimensions
-    from runtime.ranks import engine
+    from runtime.rank.engines.core import engine
 
     limits = {"max_requests": 256, "max_tokens": 16384}
     steps = {
@@ -195,7 +195,7 @@ def recorded_steps() -> dict[str, object]:
 
 def joining() -> dict[str, object]:
     """Let rows into two contexts, one by one and together; compare all that the contexts say of them."""
-    from runtime import cpu
+    from runtime.rank import cpu
 
     if cpu.needed():
         cpu.install()
@@ -207,7 +207,7 @@ def joining() -> dict[str, object]:
     from megatron.core.inference.inference_request import DynamicInferenceRequest
     from megatron.core.inference.sampling_params import SamplingParams
     from megatron.core.transformer.transformer_config import TransformerConfig
-    from runtime.ranks.joining import let_in
+    from runtime.rank.engines.core.joining import let_in
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel()
@@ -268,8 +268,8 @@ def joining() -> dict[str, object]:
 
 def text(folder: str) -> dict[str, object]:
     """Encode, decode and stream with a tokenizer."""
-    from runtime.protocol import Row
-    from runtime.ranks.text import PromptError, TextCodec
+    from runtime.common.protocol import Row
+    from runtime.rank.engines.text import PromptError, TextCodec
     from transformers import AutoTokenizer
 
     codec = TextCodec(AutoTokenizer.from_pretrained(folder))
@@ -298,11 +298,11 @@ def text(folder: str) -> dict[str, object]:
 
 def byte_fallback() -> dict[str, object]:
     """Stream bytes that are no text, with a tokenizer that spells what it does not know in bytes, as Llama 2's does."""
-    from runtime.protocol import Deltas, Done, Row
-    from runtime.ranks.bus import Admission
-    from runtime.ranks.engine_api import Finished, StepResult
-    from runtime.ranks.replies import Replies
-    from runtime.ranks.text import Prompt, TextCodec
+    from runtime.common.protocol import Deltas, Done, Row
+    from runtime.rank.engines.api import Finished, StepResult
+    from runtime.rank.engines.text import Prompt, TextCodec
+    from runtime.rank.loop.broadcast import Admission
+    from runtime.rank.loop.replies import Replies
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
@@ -327,11 +327,11 @@ def stop_words(folder: str) -> dict[str, object]:
     """Stream answers of few letters; compare with a search of the whole text after every token."""
     import random
 
-    from runtime.protocol import Deltas, Done, Row
-    from runtime.ranks.bus import Admission
-    from runtime.ranks.engine_api import Finished, StepResult
-    from runtime.ranks.replies import Replies
-    from runtime.ranks.text import Prompt, TextCodec
+    from runtime.common.protocol import Deltas, Done, Row
+    from runtime.rank.engines.api import Finished, StepResult
+    from runtime.rank.engines.text import Prompt, TextCodec
+    from runtime.rank.loop.broadcast import Admission
+    from runtime.rank.loop.replies import Replies
     from transformers import AutoTokenizer
 
     codec = TextCodec(AutoTokenizer.from_pretrained(folder))
@@ -367,8 +367,8 @@ def first(text: str, words: list[str]) -> int:
 
 def refusals() -> dict[str, object]:
     """Ask which rows could never run."""
-    from runtime.protocol import Row
-    from runtime.ranks.engine_api import why_impossible
+    from runtime.common.protocol import Row
+    from runtime.rank.engines.api import why_impossible
 
     cases = {
         "fits": ([1, 2, 99], Row(prompt="", max_length=5)),

@@ -1,6 +1,6 @@
 import logging
 
-from trition_repo_gen.runtime.ranks.graph_progress import GraphProgress
+from trition_repo_gen.runtime.rank.engines.core.graph_progress import GraphProgress
 
 
 def test_lines_come_while_graphs_are_recorded_but_not_for_each() -> None:

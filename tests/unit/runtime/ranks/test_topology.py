@@ -1,4 +1,4 @@
-from trition_repo_gen.runtime.ranks import topology
+from trition_repo_gen.runtime.rank.loop import topology
 
 
 def member(rank: int, peers: set[int], replica: int, *, speaks: bool, node: str = "a") -> topology.Membership:

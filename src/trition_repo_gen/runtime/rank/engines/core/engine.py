@@ -1,0 +1,352 @@
+"""Megatron Core's `DynamicInferenceEngine` on one rank: rows in, one step at a time, finished rows out."""
+
+import copy
+import functools
+import math
+import time
+from typing import Any, Self
+
+import torch
+from megatron.core.inference.batch_dimensions_utils import InferenceBatchDimensions
+from megatron.core.inference.config import AsyncScheduleMode, InferenceConfig, PrefixCachingEvictionPolicy
+from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
+from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
+from megatron.core.inference.inference_request import DynamicInferenceRequest, DynamicInferenceRequestRecord, Status
+from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
+from megatron.core.inference.sampling_params import SamplingParams
+from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
+from megatron.core.transformer.module import Float16Module
+
+from ....common.protocol import Row
+from ....common.settings import Settings, is_on
+from ..api import Finished, StepResult, why_impossible
+from ..kv_size import kv_cache_gib
+from ..memory import ModelSizes, tokens_per_step
+from ..text import Prompt, TextCodec
+from .joining import Joining
+from .loaded import LoadedModel, kv_block_size
+from .sampling import RowSampling
+
+_CUDA_GRAPHS = 16
+"""Batch sizes for which a decoding step is recorded, spaced by factors of two."""
+_LONG_STEPS = (1024, 1536, 2048)
+"""Tokens of steps that are recorded beyond Megatron Core's 512; of more, an 8B's take a GPU longer than the host."""
+
+
+class RankEngine:
+    """One rank's engine for models that read text; see `Engine`."""
+
+    def __init__(self, loaded: LoadedModel, settings: Settings, codec: TextCodec):
+        config = loaded.model.config
+        self.max_sequence_length = settings.max_sequence_length
+        self.vocab_size = loaded.vocab_size
+        self._eos = loaded.eos_ids[0] if loaded.eos_ids else -1
+        self._more_eos = loaded.eos_ids[1:]
+        self._device = next(loaded.model.parameters()).device
+        self._sampling = RowSampling(loaded.vocab_size, loaded.eos_ids)
+        self._watched: dict[int, int] = {}
+        """Rows whose tokens are wanted at every step, with how many were given out."""
+        self._tokenless: set[int] = set()
+        """Rows that have no token yet."""
+        self._first_token: dict[int, float] = {}
+        """When each row had its first, on the monotonic clock."""
+        self._ending: set[int] = set()
+        """Rows that are to end as soon as they may."""
+
+        max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
+        sizes = ModelSizes.of(config, loaded.vocab_size)
+        self._context = DynamicInferenceContext(
+            config,
+            InferenceConfig(
+                max_sequence_length=settings.max_sequence_length,
+                max_requests=max_requests,
+                max_tokens=_tokens_per_step(settings, max_requests),
+                block_size_tokens=kv_block_size(config),
+                buffer_size_gb=kv_cache_gib(settings, _token_bytes(config, settings), sizes, self._device),
+                num_cuda_graphs=_CUDA_GRAPHS if config.cuda_graph_impl == "local" else None,
+                materialize_only_last_token_logits=True,
+                enable_prefix_caching=settings.enable_prefix_caching,
+                prefix_caching_eviction_policy=PrefixCachingEvictionPolicy.LRU,
+                enable_chunked_prefill=settings.enable_chunked_prefill,
+                async_sched_mode=_schedule(settings, self._device),
+            ),
+        )
+        if not config.sequence_parallel:
+            _record_few_rows(self._context, settings.tensor_parallel_size)
+        _record_long_steps(self._context, settings.tensor_parallel_size)
+        controller = TextGenerationController(
+            GPTInferenceWrapper(_keep_precision(loaded.model), self._context), _EngineTokenizer(codec)
+        )
+        controller._sampling = self._sampling
+        self._engine = DynamicInferenceEngine(controller=controller, context=self._context)
+        Joining(self._engine).take_over()
+        # The engine would detokenise on every rank, within the step. As the member of a coordinated group that is not
+        # the coordinator it does not (dynamic_engine.py, async_bookkeep).
+        self._engine.use_coordinator = True
+        self._engine.is_mp_coordinator = False
+        # With CUDA graphs the controller copies each step's logits into a buffer that it has made for last tokens, and
+        # nothing that was recorded reads it (megatron-core 0.19.2, text_generation_controller.py:319 and :857).
+        assert controller._enable_cuda_graph is (config.cuda_graph_impl == "local")
+        controller._enable_cuda_graph, controller._all_logits_cuda = False, None
+        # The engine would refuse rows that ask for their prompt's log-probabilities; `step` has them computed.
+        self._engine.materialize_only_last_token_logits = False
+
+    @property
+    def slots(self) -> int:
+        """Rows that run at the same time: each has at least one block of the KV cache."""
+        return int(min(self._context.max_requests, self._blocks))
+
+    @property
+    def loop(self) -> Any:
+        """The event loop that `step` has to run in."""
+        return self._engine._loop
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """The share of the KV cache's blocks that is in use, from 0 to 1."""
+        return 1.0 - (int(self._context.kv_block_allocator.total_avail) + self._cached_blocks) / self._blocks
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any row is running or waiting here."""
+        return bool(self._engine.requests)
+
+    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
+        """See `Engine.why_impossible`."""
+        return why_impossible(
+            prompt.tokens,
+            row,
+            max_sequence_length=self.max_sequence_length,
+            vocab_size=self.vocab_size,
+            room=self._blocks * int(self._context.block_size_tokens),
+        )
+
+    def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
+        """See `Engine.add`."""
+        tokens = prompt.tokens
+        self._sampling.add(request_id, row, tokens, self._device)
+        sampling = _Wishes(
+            top_k=1,  # the parameters that count are the sampler's own
+            num_tokens_to_generate=min(row.max_length, self.max_sequence_length - len(tokens)),
+            termination_id=self._eos,
+            return_log_probs=row.log_probs or row.top_logprobs > 0,
+            skip_prompt_log_probs=not _wants_prompt_log_probs(row),
+            top_n_logprobs=row.top_logprobs,
+        )
+        # The engine's own `add_request` copies tokens to the GPU, and its context copies them back to where it keeps
+        # them: with both the host waits for the step that the GPU is at (megatron-core 0.19.2, dynamic_engine.py:1200).
+        request = DynamicInferenceRequest(
+            request_id=request_id,
+            prompt_tokens=torch.tensor(tokens, dtype=torch.int64),
+            sampling_params=sampling,
+            block_size_tokens=self._context.block_size_tokens,
+            enable_prefix_caching=self._context.enable_prefix_caching,
+        )
+        if _wants_prompt_log_probs(row):
+            # They are computed from the whole prompt: it must not begin with another's blocks, nor lend its own.
+            request.precomputed_block_hashes = []
+            self._sampling.remember_prompt(request_id, tokens)
+        self._engine._add_request(request)
+        self._tokenless.add(request_id)
+        if watch:
+            self._watched[request_id] = 0
+
+    def finish(self, request_id: int) -> bool:
+        """See `Engine.finish`."""
+        in_context = request_id == self._context.chunked_prefill_request_id
+        if request_id in self._engine.waiting_request_ids and not in_context and not self._generated(request_id):
+            self._engine.waiting_request_ids.remove(request_id)
+            del self._engine.requests[request_id]
+            self._sampling.remove(request_id)
+            self._tokenless.discard(request_id)
+            self._watched.pop(request_id, None)
+            return True
+        if request_id in self._engine.requests:
+            self._ending.add(request_id)
+        return False
+
+    async def step(self) -> StepResult:
+        """See `Engine.step`."""
+        self._prepare_waiting_rows()
+        self._end_rows()
+        self._make_room()
+        data = await self._engine.async_step()
+        now = time.monotonic()
+        result = StepResult()
+        for record in data["finished_request_records"]:
+            request = _merged(record)
+            decode_seconds = now - self._first_token.pop(request.request_id, now)
+            result.finished[request.request_id] = _finished(request, decode_seconds)
+            self._sampling.remove(request.request_id)
+        self._tokenless -= result.finished.keys()
+        self._ending -= result.finished.keys()
+        self._engine.stop_word_finished_request_ids -= result.finished.keys()
+        started = {request_id for request_id in self._tokenless if self._generated(request_id)}
+        self._tokenless -= started
+        self._first_token |= dict.fromkeys(started, now)
+        for request_id, given in list(self._watched.items()):
+            finished = result.finished.get(request_id)
+            tokens = finished.tokens if finished else self._generated(request_id)
+            result.tokens[request_id] = tokens[given:]
+            self._watched[request_id] = len(tokens)
+            if finished:
+                del self._watched[request_id]
+        return result
+
+    def dummy_step(self) -> None:
+        """Take part in the expert-parallel exchanges of a step in which this replica has no row."""
+        self._engine.controller.dummy_forward()
+
+    @property
+    def _blocks(self) -> int:
+        """Blocks of the KV cache; one more is the engine's own."""
+        return int(self._context.kv_block_allocator.total_count) - 1
+
+    @property
+    def _cached_blocks(self) -> int:
+        """Blocks that no row has, kept for prompts that begin alike."""
+        blocks = self._context.kv_block_allocator
+        return int(blocks.get_evictable_block_count()) if blocks.enable_prefix_caching else 0
+
+    def _prepare_waiting_rows(self) -> None:
+        """Tell the engine which further tokens end a row; it forgets that of rows that it evicts."""
+        if self._more_eos:
+            for request_id in self._engine.waiting_request_ids:
+                self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+
+    def _end_rows(self) -> None:
+        """End what is to end, but for a prompt amid its chunks, of which the engine would forget the wish."""
+        ready = self._ending - {self._context.chunked_prefill_request_id}
+        self._engine.stop_word_finished_request_ids |= ready
+        self._ending -= ready
+
+    def _make_room(self) -> None:
+        """Let a cached block go for every running row that may need one in this step.
+
+        The engine lets them go for new rows, but evicts a running row that needs a block rather than a cached block
+        (megatron-core 0.19.2, dynamic_context.py, `resume_paused_requests` counts `total_avail` only).
+        """
+        blocks = self._context.kv_block_allocator
+        missing = int(self._context.total_request_count) - int(blocks.total_avail)
+        if blocks.enable_prefix_caching and missing > 0 and (cached := self._cached_blocks):
+            with torch.inference_mode():  # recording CUDA graphs leaves tensors that cannot be written without it
+                blocks.evict_lru_blocks(min(missing, cached))
+
+    def _generated(self, request_id: int) -> list[int]:
+        record = self._engine.requests[request_id].record
+        return [token for request in record.requests for token in request.generated_tokens]
+
+
+def _merged(record: DynamicInferenceRequestRecord) -> DynamicInferenceRequest:
+    """Return the row as a whole, which the engine may have evicted and taken in again."""
+    if len(record.requests) == 1:
+        return record.requests[0]
+    for part in record.requests:
+        # What ended before it was sampled again has none, and `merge` cannot add none to a list.
+        part.generated_log_probs = part.generated_log_probs or []
+        part.generated_top_n_logprobs = part.generated_top_n_logprobs or []
+    return record.merge()
+
+
+def _finished(request: DynamicInferenceRequest, decode_seconds: float) -> Finished:
+    tokens = request.generated_tokens
+    return Finished(
+        tokens=tokens,
+        # Ends other than the first are the engine's stop words, which it cuts off: such a row is shorter.
+        out_of_tokens=len(tokens) >= request.sampling_params.num_tokens_to_generate,
+        decode_seconds=decode_seconds,
+        log_probs=request.generated_log_probs or [],
+        top_logprobs=request.generated_top_n_logprobs or [],
+        prompt_log_probs=request.prompt_log_probs or [],
+        prompt_top_logprobs=request.prompt_top_n_logprobs or [],
+        failure=_failure(request),
+    )
+
+
+def _failure(request: DynamicInferenceRequest) -> str | None:
+    """Return the engine's reason if it refused the request."""
+    if request.status != Status.FAILED:
+        return None
+    reasons = [str(event.payload) for event in request.events if isinstance(event.payload, Exception)]
+    return "; ".join(reasons) or "The engine refused the request."
+
+
+def _wants_prompt_log_probs(row: Row) -> bool:
+    return row.echo and (row.log_probs or row.top_logprobs > 0)
+
+
+class _Wishes(SamplingParams):  # type: ignore[misc]
+    """Numbers only. Megatron Core copies them for every row, deeply, which took half of the time to add one."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)
+
+
+class _EngineTokenizer:
+    """What the engine asks of a tokenizer: only the spelling of single tokens in `top_n_logprobs`."""
+
+    eod = None
+    bos = None
+
+    def __init__(self, codec: TextCodec):
+        self._codec = codec
+
+    def detokenize(self, tokens: list[int]) -> str:
+        return "".join(self._codec.spell(token) for token in tokens)
+
+
+def _record_few_rows(context: DynamicInferenceContext, ranks: int) -> None:
+    """Have decoding steps of fewer rows than there are tensor-parallel ranks recorded as well.
+
+    Megatron Core rounds the number up (megatron-core 0.19.2, core/inference/batch_dimensions_utils.py), which only
+    sequence parallelism needs: one row would be computed as two.
+    """
+    recorded = context.cuda_graph_batch_dimensions_list
+    fewer = [1 << power for power in reversed(range((ranks - 1).bit_length()))]
+    missing = [InferenceBatchDimensions(rows, 0, rows) for rows in fewer]
+    if recorded:  # the largest come first
+        recorded += [dimensions for dimensions in missing if dimensions not in recorded]
+
+
+def _record_long_steps(context: DynamicInferenceContext, ranks: int) -> None:
+    """Have steps with prompts of more tokens recorded, each once: rows that read a prompt may decode as well.
+
+    Sequence parallelism cuts a step's tokens into as many parts as there are ranks. Steps that are longer than all rows
+    together are not recorded: their positions would lie beyond the tables.
+    """
+    recorded = context.cuda_graph_batch_dimensions_list
+    rows = context.max_requests
+    if recorded and context.use_cuda_graphs_for_non_decode_steps:
+        sizes = [tokens for tokens in reversed(_LONG_STEPS) if tokens <= context.max_tokens and tokens % ranks == 0]
+        steps = [InferenceBatchDimensions(tokens, rows, 0) for tokens in sizes]
+        valid = [step for step in steps if step.is_valid(rows, context.max_sequence_length, 0)]
+        recorded[:0] = [step for step in valid if step not in recorded]
+
+
+def _keep_precision(model: torch.nn.Module) -> torch.nn.Module:
+    """Keep the model from returning float32: of 256 rows that takes a large vocabulary longer than choosing tokens."""
+    if isinstance(model, Float16Module):
+        model.forward = functools.partial(model.forward, fp32_output=False)
+    return model
+
+
+def _schedule(settings: Settings, device: torch.device) -> AsyncScheduleMode:
+    overlap = is_on(settings.async_scheduling, on_gpu=device.type == "cuda")
+    return AsyncScheduleMode.ASYNC if overlap else AsyncScheduleMode.LEGACY
+
+
+def _token_bytes(config: Any, settings: Settings) -> int:
+    """Return what a token's keys and values take on this rank."""
+    heads = max(1, (config.num_query_groups or config.num_attention_heads) // settings.tensor_parallel_size)
+    layers = math.ceil(config.num_layers / settings.pipeline_parallel_size)
+    return int(2 * layers * heads * config.kv_channels * config.params_dtype.itemsize)
+
+
+def _tokens_per_step(settings: Settings, max_requests: int) -> int:
+    tokens = max(tokens_per_step(settings), max_requests)
+    # The engine pads a step's tokens to this, without a look at their limit.
+    return int(DynamicInferenceContext.round_up_tokens(tokens, settings.tensor_parallel_size))
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple

@@ -1,0 +1,139 @@
+"""Attention over the paged cache, in the place of a Megatron layer's core attention.
+
+Megatron's attention layers project, normalise and turn queries and keys, then hand them to their `core_attention`. With
+this one there, a model class whose `forward` knows nothing of a cache decodes with one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..batching import batches
+from ..memory import GATHERED_TOKENS
+from .kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class Span:
+    """A row's part in a step: its tokens from `start` to `stop`, where `start` are cached already."""
+
+    request_id: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class Batch:
+    """Which token of a step is whose, for all layers alike.
+
+    Args:
+        spans: rows in the order of their tokens; one that begins at 0 is a prompt, any other is one token.
+        cache: where the rows' keys and values lie.
+        device: of the model.
+    """
+
+    def __init__(self, spans: Sequence[Span], cache: KVCache, device: torch.device):
+        self.written = torch.cat([cache.places(span.request_id, span.start, span.stop) for span in spans]).to(device)
+        """int64[tokens]: where each token's key and value go."""
+        self.prompts: list[slice] = []
+        """Tokens of the step that attend to one another."""
+        self.decoding: list[Decoding] = []
+        """Tokens that attend to what is cached."""
+        singles: list[Span] = []
+        indices: list[int] = []
+        begin = 0
+        for span in spans:
+            if span.start == 0:
+                self.prompts.append(slice(begin, begin + len(span)))
+            else:
+                indices.append(begin)
+                singles.append(span)
+            begin += len(span)
+        for batch in batches([span.stop for span in singles], GATHERED_TOKENS):
+            where = torch.tensor([indices[index] for index in batch], device=device)
+            self.decoding.append(Decoding.of([singles[index] for index in batch], where, cache, device))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Rows with one token each, of similar lengths: copies of their keys and values are padded to the longest."""
+
+    tokens: Tensor
+    """int64[rows]: which of the step's."""
+    read: Tensor
+    """int64[rows, longest]: what each row attends to, then anything."""
+    visible: Tensor
+    """bool[rows, 1, 1, longest]"""
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], tokens: Tensor, cache: KVCache, device: torch.device) -> Self:
+        """Find where the rows' keys are."""
+        longest = max(span.stop for span in spans)
+        read = torch.zeros(len(spans), longest, dtype=torch.int64)
+        for index, span in enumerate(spans):
+            read[index, : span.stop] = cache.places(span.request_id, 0, span.stop)
+        lengths = torch.tensor([span.stop for span in spans])[:, None]
+        visible = (torch.arange(longest) < lengths)[:, None, None]
+        return cls(tokens, read.to(device), visible.to(device))
+
+
+class CachedAttention(torch.nn.Module):  # type: ignore[misc]
+    """One layer's attention.
+
+    Args:
+        layer: its index among this rank's layers.
+        cache: memory of all layers.
+        scale: factor of the dot products.
+    """
+
+    def __init__(self, layer: int, cache: KVCache, scale: float):
+        super().__init__()
+        self._layer = layer
+        self._cache = cache
+        self._scale = scale
+        self.batch: Batch | None = None
+        """What the next call is about."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Attend, causally and each row to itself alone.
+
+        Args:
+            query: (tokens, 1, heads, head size)
+            key: (tokens, 1, KV heads, head size)
+            value: as `key`.
+
+        Returns:
+            (tokens, 1, heads * head size)
+        """
+        batch = self.batch
+        assert batch is not None
+        q, k, v = (tensor.squeeze(1) for tensor in (query, key, value))
+        keys, values = self._cache.keys[self._layer], self._cache.values[self._layer]
+        keys[batch.written], values[batch.written] = k, v
+        out = torch.empty_like(q)
+        for prompt in batch.prompts:
+            out[prompt] = self._within(q[prompt], k[prompt], v[prompt])
+        for rows in batch.decoding:
+            out[rows.tokens] = self._to_cached(q[rows.tokens], keys[rows.read], values[rows.read], rows.visible)
+        return out.flatten(1).unsqueeze(1)
+
+    def _within(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Let a whole prompt attend to itself: (tokens, heads, size) each."""
+        q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
+        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+    def _to_cached(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+        """Let each row's newest token attend to the row: (rows, heads, size), twice (rows, longest, KV heads, size)."""
+        rows, heads, size = q.shape
+        # The query heads that share a KV head stand where a sequence of queries would: no head is repeated.
+        grouped = q.view(rows, k.shape[2], heads // k.shape[2], size)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=visible, scale=self._scale)
+        return out.reshape(rows, heads, size)

@@ -1,0 +1,244 @@
+"""The engine for models that read pictures: rows join and leave at any step, with keys and values in a paged cache.
+
+Megatron Core's engine embeds tokens itself and knows one position a token, so such models cannot run in it. A step here
+is one forward pass over all running rows, packed behind one another: whole prompts of rows that join, one token of each
+other row. Layers work on tokens alone; only attention has to know whose they are (`attention.py`).
+"""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....common.protocol import Row
+from ....common.settings import Settings
+from ..api import StepResult, why_impossible
+from ..kv_size import kv_cache_gib
+from ..memory import ModelSizes, tokens_per_step
+from ..sampling import RowSampler
+from ..text import Pictures, Prompt, TextCodec
+from .attention import Batch
+from .families import VisionLanguage
+from .kv_cache import KVCache
+from .pipeline import MicroBatch, Pipeline
+from .positions import positions_of
+from .sequences import Chosen, LogProbs, RunningRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPictureModel:
+    """What serving needs of a checkpoint."""
+
+    model: VisionLanguage
+    """This rank's part, in eval mode, on this rank's device."""
+    processor: Any
+    """A processor of `transformers`."""
+    eos_ids: list[int]
+    """Tokens that end an answer, the tokenizer's own first."""
+    vocab_size: int
+    """Rows of the vocabulary before padding."""
+
+
+class PictureEngine:
+    """One rank's engine for models that read pictures; see `Engine`."""
+
+    def __init__(self, loaded: LoadedPictureModel, settings: Settings, codec: TextCodec):
+        self.slots = settings.max_requests
+        self.loop = asyncio.new_event_loop()
+        self._model = loaded.model
+        self._codec = codec
+        self._eos_ids = frozenset(loaded.eos_ids)
+        self._vocab_size = loaded.vocab_size
+        self._max_sequence_length = settings.max_sequence_length
+        self._max_step_tokens = tokens_per_step(settings)
+        """Prompts that would make a step longer wait for the next one."""
+        self._micro_batch_tokens = settings.inference_batch_times_seqlen_threshold
+        parameter = next(loaded.model.model.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+        self._sampler = RowSampler(loaded.vocab_size, loaded.eos_ids)
+        self._cache = self._make_cache(settings)
+        self._pipeline = Pipeline(loaded.model, self._device)
+        self._waiting: deque[RunningRow] = deque()
+        self._running: dict[int, RunningRow] = {}
+        self._watched: dict[int, int] = {}
+        """Rows whose tokens are wanted at every step, with how many were given out."""
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """See `Engine.kv_cache_usage`."""
+        return self._cache.usage
+
+    @property
+    def has_work(self) -> bool:
+        """See `Engine.has_work`."""
+        return bool(self._running or self._waiting)
+
+    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
+        """See `Engine.why_impossible`."""
+        return why_impossible(
+            prompt.tokens,
+            row,
+            max_sequence_length=self._max_sequence_length,
+            vocab_size=self._vocab_size,
+            room=self._cache.room,
+        )
+
+    def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
+        """See `Engine.add`."""
+        limit = min(row.max_length, self._max_sequence_length - len(prompt.tokens))
+        self._sampler.add(request_id, row, prompt.tokens, self._device)
+        self._waiting.append(RunningRow(request_id, row, prompt, limit))
+        if watch:
+            self._watched[request_id] = 0
+
+    def finish(self, request_id: int) -> bool:
+        """See `Engine.finish`."""
+        for waiting in self._waiting:
+            if waiting.id == request_id:
+                self._waiting.remove(waiting)
+                self._sampler.remove(request_id)
+                self._watched.pop(request_id, None)
+                return True
+        if request_id in self._running:
+            self._running[request_id].ending = True
+        return False
+
+    async def step(self) -> StepResult:
+        """See `Engine.step`."""
+        self._admit()
+        rows = [row for row in self._running.values() if not row.ending]
+        if rows:
+            with torch.inference_mode():
+                chosen = self._choose(rows, self._pipeline.forward(self._micro_batches(rows)))
+            now = time.monotonic()
+            for row, each in zip(rows, chosen, strict=True):
+                row.take(each, now)
+        return self._result(time.monotonic())
+
+    def dummy_step(self) -> None:
+        """Replicas exchange nothing."""
+
+    def _make_cache(self, settings: Settings) -> KVCache:
+        attentions = [layer.self_attention for layer in self._model.language_model.decoder.layers]
+        first = attentions[0]
+        heads, size = first.num_query_groups_per_partition, first.hidden_size_per_attention_head
+        token_bytes = 2 * len(attentions) * heads * size * self._dtype.itemsize
+        sizes = ModelSizes.of(self._model.language_model.config, self._vocab_size)
+        gib = kv_cache_gib(settings, token_bytes, sizes, self._device)
+        cache = KVCache(len(attentions), heads, size, gib * 2**30, self._dtype, self._device)
+        self._model.attend_over(cache)
+        return cache
+
+    def _admit(self) -> None:
+        """Let waiting rows in, in order, while there are slots, room in the cache and tokens left in this step."""
+        tokens = len(self._running)
+        while self._waiting and len(self._running) < self.slots and self._cache.fits(self._waiting[0].length):
+            tokens += len(self._waiting[0].prompt.tokens)
+            if tokens > self._max_step_tokens and self._running:
+                break
+            row = self._waiting.popleft()
+            self._cache.take(row.id, row.length)
+            self._running[row.id] = row
+
+    def _micro_batches(self, rows: list[RunningRow]) -> list[MicroBatch]:
+        """Pack the rows; with several stages, in parts of at most `inference_batch_times_seqlen_threshold` tokens."""
+        parts: list[list[RunningRow]] = [[]]
+        size = 0
+        for row in rows:
+            tokens = len(row.span)
+            if self._pipeline.stages > 1 and parts[-1] and 0 < self._micro_batch_tokens < size + tokens:
+                parts.append([])
+                size = 0
+            parts[-1].append(row)
+            size += tokens
+        return [self._pack(part) for part in parts]
+
+    def _pack(self, rows: list[RunningRow]) -> MicroBatch:
+        positions, wanted, pictures = [], [], []
+        end = 0
+        for row in rows:
+            end += len(row.span)
+            wanted.append(torch.arange(end - row.logits_wanted, end))
+            positions.append(self._positions(row))
+            if not row.tokens and row.prompt.pictures is not None and self._pipeline.is_first:
+                pictures.append(self._patches(row.prompt.pictures))
+        return MicroBatch(
+            tokens=torch.tensor([token for row in rows for token in row.step_tokens], device=self._device),
+            positions=torch.cat(positions, dim=1)[:, None].to(self._device),
+            wanted=torch.cat(wanted).to(self._device),
+            batch=Batch([row.span for row in rows], self._cache, self._device),
+            pictures=tuple(pictures),
+        )
+
+    def _positions(self, row: RunningRow) -> Tensor:
+        if row.tokens:
+            return torch.full((3, 1), row.next_position + len(row.tokens) - 1)
+        grids = row.prompt.pictures.grids if row.prompt.pictures is not None else []
+        positions, row.next_position = positions_of(
+            row.prompt.tokens, grids, self._model.image_token, self._model.merge_size
+        )
+        return positions
+
+    def _patches(self, pictures: Pictures) -> tuple[Tensor, Tensor]:
+        values = np.frombuffer(pictures.patches, dtype=np.float32).reshape(-1, pictures.patch_size)
+        patches = torch.tensor(values).to(self._device, self._dtype)
+        return patches, torch.tensor(pictures.grids, device=self._device)
+
+    def _choose(self, rows: list[RunningRow], logits: Tensor | None) -> list[Chosen]:
+        """Sample on the last stage and tell the others."""
+        tokens = None
+        ends = torch.tensor([row.logits_wanted for row in rows]).cumsum(0)
+        if logits is not None:
+            tokens = self._sampler.sample(logits[(ends - 1).to(logits.device)], [row.id for row in rows])
+        sampled = self._pipeline.share_tokens(tokens, len(rows))
+        if not any(row.wants_log_probs for row in rows):
+            return [Chosen(token) for token in sampled]
+        log_probs = None
+        if logits is not None:
+            parts = logits.split([row.logits_wanted for row in rows])
+            log_probs = [self._log_probs(*each) for each in zip(rows, parts, sampled, strict=True)]
+        shared = self._pipeline.share_object(log_probs)
+        return [Chosen(token, each) for token, each in zip(sampled, shared, strict=True)]
+
+    def _log_probs(self, row: RunningRow, logits: Tensor, token: int) -> LogProbs:
+        """Return log-probabilities of the row's tokens behind those that `logits` belong to.
+
+        Args:
+            row: whose.
+            logits: (tokens, vocabulary), of the last tokens of its part of the step.
+            token: the new one.
+        """
+        if not row.wants_log_probs:
+            return LogProbs()
+        values = logits[:, : self._vocab_size].float().log_softmax(-1)
+        following = [*row.step_tokens[len(row.step_tokens) - len(logits) + 1 :], token]
+        chosen = values[torch.arange(len(values)), torch.tensor(following, device=values.device)].tolist()
+        if not row.row.top_logprobs:
+            return LogProbs(chosen)
+        best = values.topk(row.row.top_logprobs, dim=-1)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        top = [
+            {self._codec.spell(token): value for token, value in zip(tokens, each, strict=True)}
+            for tokens, each in pairs
+        ]
+        return LogProbs(chosen, top)
+
+    def _result(self, now: float) -> StepResult:
+        result = StepResult()
+        for row in list(self._running.values()):
+            over = row.ending or len(row.tokens) >= row.limit or row.tokens[-1] in self._eos_ids
+            if row.id in self._watched:
+                result.tokens[row.id] = row.tokens[self._watched[row.id] :]
+                self._watched[row.id] = len(row.tokens)
+            if over:
+                result.finished[row.id] = row.finished(now)
+                del self._running[row.id]
+                self._watched.pop(row.id, None)
+                self._cache.give_back(row.id)
+                self._sampler.remove(row.id)
+        return result

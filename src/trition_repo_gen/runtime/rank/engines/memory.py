@@ -1,0 +1,115 @@
+"""What a rank needs of its GPU beside weights, and what is left for its KV cache.
+
+`trgen build` predicts with it what the ranks compute with it after loading. Standard library only.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from ...common.settings import Dtype, Settings
+
+GIB = 2**30
+
+CONTEXT_BYTES = GIB
+"""In use after loading beside the weights: CUDA's context, loaded kernels, NCCL's communicators."""
+_WORKSPACE_BYTES = GIB // 2
+"""What comes with the first steps: workspaces of matrix products and attention, gaps between blocks of memory."""
+_CUDA_GRAPH_BYTES = GIB
+"""Memory that recorded steps keep."""
+_LEAST_STEP_TOKENS = 16384
+"""Megatron Core's own default of `max_tokens`."""
+_BYTES_PER_LOGIT = 48
+"""While rows are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
+GATHERED_TOKENS = 2**16
+"""Tokens of the cache whose keys and values are copied together where models read pictures, unless one row has more."""
+_PICTURE_TOKEN = 4 * (3 * 1280 + 4 * 5120)
+"""Numbers of a picture's token in the vision tower: 4 patches of at most 1280, in Qwen's feed-forward network 5120."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """Sizes of a whole language model, under the names that Megatron's `TransformerConfig` has for them."""
+
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    num_moe_experts: int
+    """0 means a dense model."""
+    moe_ffn_hidden_size: int
+    moe_router_topk: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, source: Any, vocab_size: int) -> Self:
+        """Take them from an object that has them as attributes, where None stands for 0."""
+        names = [field.name for field in fields(cls) if field.name != "vocab_size"]
+        return cls(vocab_size=vocab_size, **{name: getattr(source, name, None) or 0 for name in names})
+
+
+def item_size(dtype: Dtype) -> int:
+    """Return the bytes of a number."""
+    return 4 if dtype == "float32" else 2
+
+
+def tokens_per_step(settings: Settings) -> int:
+    """Return how many tokens one forward pass has at the most, prompts and running rows together."""
+    if settings.enable_chunked_prefill:
+        return max(settings.chunked_prefill_size, settings.max_requests)
+    return max(_LEAST_STEP_TOKENS, settings.max_sequence_length)
+
+
+def working_bytes(sizes: ModelSizes, settings: Settings) -> int:
+    """Return what steps need on a rank beside weights and KV cache, at the most, but for log-probabilities of prompts.
+
+    Activations of the longest step, logits and sampling of all rows, copies of cached keys and values where models read
+    pictures, CUDA graphs, workspaces.
+    """
+    activations = tokens_per_step(settings) * _token_bytes(sizes, settings)
+    logits = settings.max_requests * sizes.vocab_size * _BYTES_PER_LOGIT
+    graphs = _CUDA_GRAPH_BYTES if settings.enable_cuda_graphs else 0
+    return activations + logits + graphs + _gathered_bytes(sizes, settings) + _WORKSPACE_BYTES
+
+
+def _gathered_bytes(sizes: ModelSizes, settings: Settings) -> int:
+    """Return what copies of cached keys and values take, of one layer, which the next one reuses."""
+    if not settings.multimodal:
+        return 0
+    heads = -(-(sizes.num_query_groups or sizes.num_attention_heads) // settings.tensor_parallel_size)
+    tokens = max(GATHERED_TOKENS, settings.max_sequence_length)
+    return 2 * tokens * heads * sizes.kv_channels * item_size(settings.params_dtype)
+
+
+def _token_bytes(sizes: ModelSizes, settings: Settings) -> int:
+    """Return what a token's activations take while they are most: those of one layer, which the next one reuses."""
+    hidden, ranks = sizes.hidden_size, settings.tensor_parallel_size
+    heads = sizes.num_attention_heads + 2 * (sizes.num_query_groups or sizes.num_attention_heads)
+    attention = 3 * heads * sizes.kv_channels // ranks  # projected, rotated, attended
+    dense = 4 * sizes.ffn_hidden_size // ranks  # both halves of the gated product, its activation, its result
+    experts = 0
+    if sizes.num_moe_experts:
+        expert = 4 * (sizes.moe_ffn_hidden_size or sizes.ffn_hidden_size) // settings.expert_tensor_parallel_size
+        experts = sizes.moe_router_topk * (3 * hidden + expert)  # permuted, computed, permuted back
+        dense = 0
+    stream = 4 * hidden  # the residual stream, its norm, a sublayer's result, their sum
+    numbers = stream + max(attention, dense, experts)
+    if settings.multimodal:
+        numbers = max(numbers, _PICTURE_TOKEN)
+    return numbers * item_size(settings.params_dtype)
+
+
+def kv_cache_bytes(settings: Settings, *, total: int, free: int, working: int) -> int:
+    """Return what the KV cache gets on a GPU; not above 0 means that nothing is left for it.
+
+    Args:
+        settings: the deployment.
+        total: bytes of the GPU.
+        free: bytes of it after loading.
+        working: see `working_bytes`.
+    """
+    if settings.kv_cache_gib:
+        return int(settings.kv_cache_gib * GIB)
+    if settings.kv_cache_fraction:
+        return int(settings.kv_cache_fraction * free)
+    return int(settings.gpu_memory_utilization * total) - (total - free) - working

@@ -1,0 +1,87 @@
+"""The leader's inbox: requests arrive and become tokens on a thread of their own, while steps run."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import zmq
+
+from ...common.mailbox import Mailbox
+from ...common.protocol import Cancel, Generate, Ready, decode, encode
+from ...common.sockets import Socket
+from ..engines.text import Prompt, PromptError, TextCodec
+from .connection import Uplink
+
+Arrival = tuple[Generate, Prompt | PromptError] | Cancel
+
+_FETCHERS = 8
+
+
+class Intake:
+    """Collects what has come for the group since the last step.
+
+    Args:
+        uplink: tells where the stub is.
+        codec: makes prompts into tokens.
+        ready: what the stub learns first; it sends requests from then on.
+    """
+
+    def __init__(self, uplink: Uplink, codec: TextCodec, ready: Ready):
+        self._codec = codec
+        self._arrivals: Mailbox[Arrival] = Mailbox()
+        self._poller = zmq.Poller()
+        self._poller.register(self._arrivals, zmq.POLLIN)
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
+        self._fetching: set[int] = set()
+        """Rows that wait for pictures from another host; whoever removes one decides what becomes of it."""
+        self._lock = threading.Lock()
+        inbox = uplink.open_inbox()
+        inbox.send(encode(ready))
+        threading.Thread(target=self._receive_forever, args=(inbox,), name="intake", daemon=True).start()
+
+    def also_wake_for(self, socket: Socket) -> None:
+        """Let `collect` return when something comes on `socket`, too."""
+        self._poller.register(socket, zmq.POLLIN)
+
+    def collect(self, *, wait: bool) -> list[Arrival]:
+        """Return requests with their tokens, and cancellations, in order of arrival.
+
+        Args:
+            wait: return only when there is something to look at.
+        """
+        if wait:
+            self._poller.poll()
+        return list(self._arrivals.take_all())
+
+    def _receive_forever(self, inbox: Socket) -> None:
+        while True:
+            for message in decode(inbox.recv()):
+                self._take(message)
+
+    def _take(self, message: Generate | Cancel) -> None:
+        if isinstance(message, Generate) and any(isinstance(image, str) for image in message.row.images):
+            self._fetching.add(message.id)
+            self._fetchers.submit(self._encode_later, message)
+        elif isinstance(message, Generate):
+            self._arrivals.put((message, self._encode(message)))
+        elif not self._stop_fetching(message.id):
+            self._arrivals.put(message)
+
+    def _encode_later(self, request: Generate) -> None:
+        """Encode a row on a thread that may wait for other hosts, while others pass it."""
+        prompt = self._encode(request)
+        if self._stop_fetching(request.id):
+            self._arrivals.put((request, prompt))
+
+    def _stop_fetching(self, request_id: int) -> bool:
+        with self._lock:
+            fetching = request_id in self._fetching
+            self._fetching.discard(request_id)
+            return fetching
+
+    def _encode(self, request: Generate) -> Prompt | PromptError:
+        try:
+            return self._codec.encode(request.row)
+        except PromptError as error:
+            return error
+        except Exception as error:  # nobody else would answer the request, nor any after it
+            return PromptError(f"The prompt cannot be read: {type(error).__name__}: {error}.")

@@ -1,0 +1,117 @@
+"""The loop that every rank runs while it serves: agree on a plan, take rows in, step, report."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+from ...common.protocol import Cancel, Deltas, Done, Refused, Usage
+from ..engines.api import Engine
+from ..engines.text import PromptError, TextCodec
+from .broadcast import Admission, Bus, Ending, Gone, Plan
+from .connection import Uplink
+from .intake import Intake
+from .replies import Replies, is_watched
+from .topology import Group
+
+_USAGE_SECONDS = 0.5
+
+
+class Leader:
+    """Decides what the group does next, from what the stub sent and what became of earlier rows."""
+
+    def __init__(self, group: Group, bus: Bus, uplink: Uplink, intake: Intake, engine: Engine):
+        self._bus = bus
+        self._uplink = uplink
+        self._engine = engine
+        self._running: dict[int, int] = {}
+        """Unfinished rows and the replica of each."""
+        self._load = dict.fromkeys(group.speakers, 0)
+        self._ending: list[int] = []
+        self._usage_reported = 0.0
+        self._intake = intake
+        if len(group.ranks) > 1:
+            intake.also_wake_for(bus.reports)
+
+    def next_plan(self) -> Plan:
+        """Return and publish the next plan; with no row anywhere, wait for one."""
+        admissions: list[Admission] = []
+        idle = not (self._running or self._ending)
+        self._report_usage(always=idle)
+        arrivals = self._intake.collect(wait=idle)
+        self.settle(self._bus.read_reports())
+        for arrival in arrivals:
+            if isinstance(arrival, Cancel):
+                self._ending.append(arrival.id)
+                continue
+            request, prompt = arrival
+            if isinstance(prompt, PromptError):
+                self._uplink.send(Refused(request.id, "INVALID_ARG", str(prompt)))
+            elif sentence := self._engine.why_impossible(prompt, request.row):
+                self._uplink.send(Refused(request.id, "INVALID_ARG", sentence))
+            else:
+                replica = min(self._load, key=lambda index: self._load[index])
+                self._running[request.id] = replica
+                self._load[replica] += 1
+                row = replace(request.row, prompt="", images=[])  # they are in `prompt` now
+                text = prompt.text if row.echo else ""
+                admissions.append(Admission(request.id, replica, row, replace(prompt, text=text)))
+        ending = [request_id for request_id in self._ending if request_id in self._running]
+        self._ending = []
+        plan = Plan(admissions, ending, step=bool(self._running))
+        if plan.admissions or plan.ending or plan.step:
+            self._bus.publish(plan)
+        return plan
+
+    def _report_usage(self, *, always: bool) -> None:
+        if always or time.monotonic() - self._usage_reported > _USAGE_SECONDS:
+            self._usage_reported = time.monotonic()
+            self._uplink.send(Usage(self._engine.kv_cache_usage))
+
+    def settle(self, reports: "Sequence[Deltas | Done | Refused | Ending | Gone]") -> None:
+        """Take note of rows' ends, or of their wishes to end, and tell the stub."""
+        for report in reports:
+            if isinstance(report, Ending):
+                self._ending.append(report.id)
+            elif not isinstance(report, Deltas):
+                self._load[self._running.pop(report.id)] -= 1
+        if news := [report for report in reports if not isinstance(report, Ending | Gone)]:
+            self._uplink.send(news)
+
+
+async def serve(
+    group: Group,
+    replica: int,
+    rank: int,
+    *,
+    bus: Bus,
+    uplink: Uplink,
+    intake: Intake | None,
+    codec: TextCodec,
+    engine: Engine,
+    eos_ids: list[int],
+) -> NoReturn:
+    """Serve until the process is ended. `intake` is the leader's."""
+    leader = Leader(group, bus, uplink, intake, engine) if intake is not None else None
+    replies = Replies(codec, eos_ids) if rank == group.speakers.get(replica) else None
+    report = leader.settle if leader is not None else bus.report
+    while True:
+        plan = leader.next_plan() if leader is not None else bus.receive()
+        for admission in plan.admissions:
+            if admission.replica == replica:
+                engine.add(admission.id, admission.row, admission.prompt, watch=is_watched(admission.row))
+                if replies is not None:
+                    replies.add(admission)
+        for request_id in plan.ending:
+            if engine.finish(request_id) and replies is not None:
+                replies.forget(request_id)
+                report([Gone(request_id)])
+        if not plan.step:
+            continue
+        if not engine.has_work:
+            if len(group.speakers) > 1:  # replicas that share experts: the others' tokens may need this rank's
+                engine.dummy_step()
+            continue
+        result = await engine.step()
+        if replies is not None and (messages := replies.after_step(result)):
+            report(messages)

@@ -1,0 +1,117 @@
+"""One rank from start to serving: join the others, load this rank's part of the model, run the loop."""
+
+import faulthandler
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..common.parent_death import die_with_parent, name_process
+from ..common.protocol import REMOTE_FRONTEND_VARIABLE, SETTINGS_VARIABLE, Fatal, Ready
+from ..common.settings import Settings
+from . import rendezvous
+from .loop.connection import Uplink
+
+
+def run() -> None:
+    """Serve until the process is ended. torchrun's environment variables say which rank this is."""
+    die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # not torchrun's handlers, which a forked rank begins with
+    faulthandler.enable()
+    rank = int(os.environ["RANK"])
+    name_process(f"rank {rank}")
+    uplink = Uplink(rank)
+    try:
+        try:
+            serving = _start(rank, uplink)
+        except Exception as error:
+            uplink.send(Fatal(rank, f"{type(error).__name__}: {error}"))
+            uplink.close()
+            raise
+        serving()
+    except Exception:
+        traceback.print_exc()  # a forked rank's is kept by torchrun, and the stub shows what was written
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # at once: who waits for this rank learns of its death, not of threads that still fetch pictures
+
+
+def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
+    """Bring the rank up; return what serves."""
+    begun = time.monotonic()
+    uplink.progress("importing torch")
+
+    import torch
+    import torch.distributed as dist
+
+    on_cpu = not torch.cuda.is_available()
+    uplink.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
+    if on_cpu:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
+        dist.init_process_group("gloo", **rendezvous.of_this_start(dist))
+    else:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # Without `device_id`: a communicator for each of Megatron's groups, used or not, would take 7.6 GiB of the GPU.
+        dist.init_process_group("nccl", **rendezvous.of_this_start(dist))
+    settings = _meet(dist, uplink)
+
+    from .engines.api import warm_up
+    from .loop.broadcast import Bus
+    from .loop.intake import Intake
+    from .loop.serving import serve
+    from .loop.topology import discover
+    from .start import start
+
+    started = start(settings, on_cpu=on_cpu, progress=uplink.progress)
+    engine = started.engine
+    group, replica, groups = discover()
+    engine.loop.run_until_complete(warm_up(engine, settings.max_sequence_length))
+    gc.collect()
+    gc.freeze()  # 700,000 objects of the libraries: looking through them takes a third of a second, amid serving
+    bus = Bus(group, rank)
+    intake = None
+    if bus.is_leader:
+        uplink.progress(f"ready after {time.monotonic() - begun:.1f} s")
+        intake = Intake(
+            uplink,
+            started.codec,
+            Ready(
+                uplink=uplink.identity,
+                groups=groups,
+                slots=engine.slots * len(group.speakers),
+                max_sequence_length=settings.max_sequence_length,
+                max_prompt_bytes=settings.max_sequence_length * started.codec.max_token_bytes(),
+            ),
+        )
+    return lambda: engine.loop.run_until_complete(
+        serve(
+            group,
+            replica,
+            rank,
+            bus=bus,
+            uplink=uplink,
+            intake=intake,
+            codec=started.codec,
+            engine=engine,
+            eos_ids=started.eos_ids,
+        )
+    )
+
+
+def _meet(dist: Any, uplink: Uplink) -> Settings:
+    """Return the deployment's settings: the stub gave them to the ranks of its node, these give them to the others."""
+    own = (os.environ.get(SETTINGS_VARIABLE), os.environ.get(REMOTE_FRONTEND_VARIABLE))
+    given: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(given, own)
+    parameters, endpoint = next((each for each in given if each[0]), (None, None))
+    if parameters is None:
+        raise RuntimeError("No rank has the deployment's settings; Triton's stub has to start one of the nodes.")
+    if not uplink.connected and endpoint:
+        uplink.connect(endpoint)
+    return Settings.from_parameters(json.loads(parameters))

@@ -1,0 +1,153 @@
+"""What the deployment tells Prometheus through Triton's own endpoint, under vLLM's names with the prefix `trgen:`."""
+
+import bisect
+import math
+import threading
+from collections import defaultdict
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from ..common.protocol import Done, ErrorKind
+from .admission import Observer
+
+_FLUSH_SECONDS = 0.5
+_LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_TOKEN_TIMES = (0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+
+GAUGES = {
+    "num_requests_running": "Rows that the engines have.",
+    "num_requests_waiting": "Requests that wait for a place.",
+    "kv_cache_usage_perc": "Share of the KV cache that is in use, 1 is all of it; the fullest leader's.",
+}
+COUNTERS = {
+    "prompt_tokens_total": "Tokens of the prompts of finished rows.",
+    "generation_tokens_total": "New tokens of finished rows.",
+    "request_success_total": "Finished rows, by finish reason.",
+    "request_failure_total": "Refused or failed rows, by Triton's error code; an unreadable request counts as one.",
+    "request_aborted_total": "Rows that nobody waits for any more: client gone, time up, or another row refused.",
+    "rank_restarts_total": "How often the ranks died and were started again.",
+}
+HISTOGRAMS = {
+    "time_to_first_token_seconds": ("From a request's arrival to its first token.", _LATENCIES),
+    "time_per_output_token_seconds": ("Between two tokens of a row, its average.", _TOKEN_TIMES),
+    "e2e_request_latency_seconds": ("From a request's arrival to its answer.", _LATENCIES),
+}
+
+_Series = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Metrics(Observer):
+    """Counts here and hands the sums to Triton twice a second: every call of its metrics is a message to the server.
+
+    A histogram is a family of counters for each of its three series, which is what Prometheus computes with: the
+    Python backend takes one observation at a time.
+
+    Args:
+        model: the model's name, a label of all series.
+        version: its version, another.
+    """
+
+    def __init__(self, model: str, version: str):
+        self._labels = {"model": model, "version": version}
+        self._lock = threading.Lock()
+        self._sums: defaultdict[_Series, float] = defaultdict(float)
+        self._values: dict[_Series, float] = {}
+        self._observations: defaultdict[str, list[float]] = defaultdict(list)
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[_Series, Any] = {}
+        for name, help_ in GAUGES.items():
+            self._add_family(name, help_, pb_utils.MetricFamily.GAUGE)
+            self.set(name, 0)
+        for name, help_ in COUNTERS.items():
+            self._add_family(name, help_, pb_utils.MetricFamily.COUNTER)
+        for name, (help_, _) in HISTOGRAMS.items():
+            for series in ("bucket", "sum", "count"):
+                self._add_family(f"{name}_{series}", help_, pb_utils.MetricFamily.COUNTER)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._flush_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge."""
+        with self._lock:
+            self._values[name, ()] = value
+
+    def add(self, name: str, value: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        with self._lock:
+            self._sums[name, tuple(labels.items())] += value
+
+    def observe(self, name: str, value: float) -> None:
+        """Add an observation to a histogram."""
+        with self._lock:
+            self._observations[name].append(value)
+
+    def waiting(self, requests: int) -> None:
+        """Set how many requests wait."""
+        self.set("num_requests_waiting", requests)
+
+    def turned_away(self, rows: int) -> None:
+        """Count rows that found no place."""
+        self.refused("UNAVAILABLE", rows)
+
+    def withdrawn(self, rows: int) -> None:
+        """Count rows that nobody waits for any more."""
+        self.add("request_aborted_total", rows)
+
+    def refused(self, kind: ErrorKind, rows: int = 1) -> None:
+        """Count rows that were refused or failed."""
+        self.add("request_failure_total", rows, code=kind)
+
+    def finished(self, done: Done, seconds: float) -> None:
+        """Count a finished row that took `seconds` from its request's arrival."""
+        answer = done.answer
+        self.add("request_success_total", finished_reason=answer.finish_reason)
+        self.add("prompt_tokens_total", answer.prompt_tokens)
+        self.add("generation_tokens_total", answer.completion_tokens)
+        self.observe("e2e_request_latency_seconds", seconds)
+        self.observe("time_to_first_token_seconds", max(0.0, seconds - done.decode_seconds))
+        if answer.completion_tokens > 1:
+            self.observe("time_per_output_token_seconds", done.decode_seconds / (answer.completion_tokens - 1))
+
+    def close(self) -> None:
+        """Hand over what is left, end the thread and let Triton's objects go: after its stub they would crash it."""
+        self._closed.set()
+        self._thread.join()
+        self._metrics.clear()
+        self._families.clear()
+
+    def _add_family(self, name: str, description: str, kind: Any) -> None:
+        self._families[name] = pb_utils.MetricFamily(name=f"trgen:{name}", description=description, kind=kind)
+
+    def _flush_forever(self) -> None:
+        while not self._closed.wait(_FLUSH_SECONDS):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        with self._lock:
+            sums, self._sums = self._sums, defaultdict(float)
+            values, self._values = self._values, {}
+            observations, self._observations = self._observations, defaultdict(list)
+        added = [_histogram(name, observed) for name, observed in observations.items()]
+        for series, value in values.items():
+            self._metric(series).set(value)
+        for part in (*added, sums):
+            for series, value in part.items():
+                self._metric(series).increment(value)
+
+    def _metric(self, series: _Series) -> Any:
+        if series not in self._metrics:
+            name, labels = series
+            self._metrics[series] = self._families[name].Metric(labels=self._labels | dict(labels))
+        return self._metrics[series]
+
+
+def _histogram(name: str, observed: list[float]) -> dict[_Series, float]:
+    """Return what observations add to the series of a histogram; each bucket counts those of the buckets below, too."""
+    observed.sort()
+    counts = {str(bound): bisect.bisect_right(observed, bound) for bound in HISTOGRAMS[name][1]}
+    counts["+Inf"] = len(observed)
+    added: dict[_Series, float] = {(f"{name}_bucket", (("le", bound),)): n for bound, n in counts.items() if n}
+    return added | {(f"{name}_count", ()): len(observed), (f"{name}_sum", ()): math.fsum(observed)}

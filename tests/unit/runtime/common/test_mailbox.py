@@ -1,0 +1,70 @@
+import threading
+
+import pytest
+import zmq
+
+from trition_repo_gen.runtime.common.mailbox import Mailbox
+
+
+def test_a_poller_wakes_for_what_lies_in_it_and_only_then() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    poller = zmq.Poller()
+    poller.register(mailbox, zmq.POLLIN)
+    assert not poller.poll(0)
+
+    thread = threading.Thread(target=lambda: [mailbox.put("a"), mailbox.put("b")])
+    thread.start()
+
+    taken: list[str] = []
+    while len(taken) < 2:
+        assert poller.poll(60_000)
+        taken += mailbox.take_all()
+    assert taken == ["a", "b"]
+    thread.join()
+    assert list(mailbox.take_all()) == []  # the bell may have rung once more
+    assert not poller.poll(0)
+
+
+def test_what_is_left_while_taking_is_taken_too() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    mailbox.put(0)
+
+    for taken in mailbox.take_all():
+        if taken < 3:
+            mailbox.put(taken + 1)
+
+    assert taken == 3
+
+
+def test_a_poller_wakes_for_what_somebody_left_who_gave_up() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    poller = zmq.Poller()
+    poller.register(mailbox, zmq.POLLIN)
+    for thing in range(3):
+        mailbox.put(thing)
+
+    with pytest.raises(ZeroDivisionError):
+        for thing in mailbox.take_all():
+            print(1 // thing)
+
+    assert poller.poll(60_000)
+    assert list(mailbox.take_all()) == [1, 2]
+    assert not poller.poll(0)
+
+
+def test_nothing_is_lost_between_threads() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    poller = zmq.Poller()
+    poller.register(mailbox, zmq.POLLIN)
+    threads = [threading.Thread(target=lambda: [mailbox.put(i) for i in range(1000)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+
+    taken: list[int] = []
+    while len(taken) < 4000:
+        assert poller.poll(60_000)
+        taken += mailbox.take_all()
+
+    assert sorted(taken) == sorted(list(range(1000)) * 4)
+    for thread in threads:
+        thread.join()

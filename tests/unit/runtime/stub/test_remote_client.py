@@ -1,0 +1,279 @@
+"""A guest and its host over their socket, and what they leave behind."""
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import zmq
+
+from trition_repo_gen.runtime.common.mailbox import Mailbox
+from trition_repo_gen.runtime.common.protocol import Answer, Done, Refused, Row
+from trition_repo_gen.runtime.stub.admission import Admission
+from trition_repo_gen.runtime.stub.priority import Priorities
+from trition_repo_gen.runtime.stub.ranks import Outcome
+from trition_repo_gen.runtime.stub.remote_client import Guest, HostGoneError
+from trition_repo_gen.runtime.stub.remote_protocol import Enter, remove_leftovers, socket_path, tombstone
+from trition_repo_gen.runtime.stub.stub_server import GuestRow, Host
+
+LONG_NAME = "m" * 121
+DONE = Done(1, Answer(text="Hi", finish_reason="stop", prompt_tokens=1, completion_tokens=1), rest="i")
+
+
+class Echo:
+    """Ranks that answer every row with its prompt: a thread with a poller, like the real ones'."""
+
+    def __init__(self) -> None:
+        self._commands: Mailbox[Callable[[], None] | None] = Mailbox()
+        self._poller = zmq.Poller()
+        self._poller.register(self._commands, zmq.POLLIN)
+        self._readers: dict[object, Callable[[], None]] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def run_soon(self, action: Callable[[], None]) -> None:
+        self._commands.put(action)
+
+    def read_too(self, reader: object, read: Callable[[], None]) -> None:
+        self._readers[reader] = read
+        self._poller.register(reader, zmq.POLLIN)
+
+    def submit(
+        self, row: Row, arrived: float, on_outcome: Callable[[Outcome], None], on_text: Callable[[str], None]
+    ) -> int:
+        def answer() -> None:
+            on_text(row.prompt[:1])
+            text = Answer(text=row.prompt, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+            on_outcome(Done(0, text, rest=row.prompt[1:]))
+
+        self.run_soon(answer)
+        return 0
+
+    def stop(self) -> None:
+        self._commands.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            for event, _ in self._poller.poll():
+                if event in self._readers:
+                    self._readers[event]()
+            for command in self._commands.take_all():
+                if command is None:
+                    return
+                command()
+
+
+@pytest.fixture
+def admission() -> Iterator[Admission]:
+    admission = Admission(places=1, max_waiting=0)
+    yield admission
+    admission.close()
+
+
+@pytest.fixture
+def name() -> str:
+    """A model's name that no other test has, and as long as a file's name may be with a few characters around it."""
+    return f"{uuid.uuid4().hex}{'m' * 89}"
+
+
+def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str, admission: Admission) -> None:
+    assert len(name) == 121
+    ranks = Echo()
+    host = Host(name, 1, ranks, Priorities(levels=3, default=2), patience=60)  # type: ignore[arg-type]
+    ranks.start()
+    host.let_in(admission, 1000)
+    guest = Guest(name, 1, print)
+    try:
+        assert guest.start(timeout=60) == 1000
+        outcomes: Mailbox[Outcome] = Mailbox()
+        texts: list[str] = []
+        poller = zmq.Poller()
+        poller.register(outcomes, zmq.POLLIN)
+        for prompt, priority in (("Hello", None), ("Bonjour", 3)):  # one place: the second finds it given back
+            guest.submit(Row(prompt=prompt, stream=True), priority, outcomes.put, texts.append)
+            assert poller.poll(60_000)
+            (outcome,) = outcomes.take_all()
+            assert isinstance(outcome, Done)
+            texts.append(outcome.rest)
+        assert "".join(texts) == "HelloBonjour"
+        guest.submit(Row(prompt="Hi"), 4, outcomes.put, texts.append)
+        assert poller.poll(60_000)
+        (outcome,) = outcomes.take_all()
+        assert isinstance(outcome, Refused)
+        assert outcome.message == "queue_priority is 4; it has to be a whole number from 1 to 3."
+    finally:
+        guest.stop()
+        host.close()
+        ranks.stop()
+    assert not socket_path(os.getppid(), name, 1).exists()
+
+
+def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission: Admission) -> None:
+    many = 10_000  # far more than ZeroMQ keeps by itself
+    sent = threading.Event()
+
+    class Talker(Echo):
+        def submit(
+            self, row: Row, arrived: float, on_outcome: Callable[[Outcome], None], on_text: Callable[[str], None]
+        ) -> int:
+            def talk(left: int) -> None:
+                on_text("x")
+                self.run_soon(partial(talk, left - 1) if left > 1 else end)  # text of one command goes together
+
+            def end() -> None:
+                on_outcome(DONE)
+                self.run_soon(sent.set)
+
+            self.run_soon(partial(talk, many))
+            return 0
+
+    ranks = Talker()
+    host = Host(name, 1, ranks, Priorities(levels=1, default=1), patience=60)  # type: ignore[arg-type]
+    ranks.start()
+    host.let_in(admission, 1000)
+    guest = Guest(name, 1, print)
+    texts: list[str] = []
+    done = threading.Event()
+
+    def hear(text: str) -> None:
+        assert sent.wait(60)
+        texts.append(text)
+
+    try:
+        guest.start(timeout=60)
+        guest.submit(Row(prompt="Hello", stream=True), None, lambda outcome: done.set(), hear)
+        assert done.wait(60)
+        assert len(texts) == many
+    finally:
+        guest.stop()
+        host.close()
+        ranks.stop()
+
+
+def test_a_mistake_of_ours_leaves_nobody_waiting(name: str, admission: Admission) -> None:
+    ranks = Echo()
+    host = Host(name, 1, ranks, Priorities(levels=1, default=1), patience=60)  # type: ignore[arg-type]
+    ranks.start()
+    host.let_in(admission, 1000)
+    guest = Guest(name, 1, print)
+    outcomes: queue.Queue[Outcome] = queue.Queue()
+
+    def break_down(text: str) -> None:
+        raise ZeroDivisionError
+
+    try:
+        guest.start(timeout=60)
+        guest.submit(Row(prompt="Hello", stream=True), None, outcomes.put, break_down)
+        refused = outcomes.get(timeout=60)
+        assert isinstance(refused, Refused)
+        assert "broke: ZeroDivisionError()" in refused.message
+        guest.submit(Row(prompt="Hello"), None, outcomes.put, lambda text: None)
+        assert isinstance(outcomes.get(timeout=60), Done)
+    finally:
+        guest.stop()
+        host.close()
+        ranks.stop()
+
+
+def test_a_guest_whose_host_cannot_load_does_not_wait_for_it(name: str) -> None:
+    Host(name, 1, Echo(), Priorities(levels=1, default=1), patience=60).give_up()  # type: ignore[arg-type]
+    guest = Guest(name, 1, print)
+    with pytest.raises(HostGoneError, match="load it as well"):
+        guest.start(timeout=60)
+    tombstone(socket_path(os.getppid(), name, 1)).unlink()
+
+
+def test_paths_are_short_and_tell_models_and_versions_apart() -> None:
+    paths = {socket_path(server, model, 1) for server in (4_000_000, 4_000_001) for model in ("a", LONG_NAME)}
+    paths |= {socket_path(4_000_000, "a", 11), socket_path(4_000_000, "a1", 1)}
+    assert len(paths) == 6
+    assert all(len(path.name) < 50 for path in paths)
+
+
+def test_what_ended_servers_left_is_removed(name: str) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tombstone(socket_path(ended.pid, name, 1))
+    left.touch()
+    present = socket_path(os.getpid(), name, 1)
+    present.touch()
+
+    remove_leftovers(socket_path(os.getppid(), name, 1))
+
+    assert not left.exists()
+    assert present.exists()
+    present.unlink()
+
+
+class Recorder:
+    """Notes what a row asks of its host and of the ranks."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def submit(self, *arguments: object) -> int:
+        return 7
+
+    def cancel(self, row_id: int) -> None:
+        self.notes.append(f"cancel {row_id}")
+
+    def settle(self, identity: bytes, message: object) -> None:
+        self.notes.append(type(message).__name__)
+
+
+class Next:
+    """A request that notes that it went in."""
+
+    places = 1
+    priority = 1
+    patient_until = float("inf")
+
+    def __init__(self, notes: list[str]):
+        self._notes = notes
+
+    def start(self) -> None:
+        self._notes.append("next in")
+
+    def turn_away(self, sentence: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("ends", [("settle", "cancel"), ("cancel", "settle"), ("cancel", "cancel")])
+def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], admission: Admission) -> None:
+    """A guest's cancellation may be read after the row was answered and before the guest was told so."""
+    seen = Recorder()
+    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, 1, patience=60)  # type: ignore[arg-type]
+    admission.enter(row)
+    for _ in range(2):
+        admission.enter(Next(seen.notes))
+
+    for end in ends:
+        if end == "settle":
+            row.settle(DONE)
+        else:
+            row.cancel()
+
+    assert seen.notes.count("next in") == 1
+    assert sorted({*seen.notes} - {"next in"}) == (["Done"] if ends[0] == "settle" else ["cancel 7"])
+
+
+def test_a_row_that_is_cancelled_while_it_waits_never_starts(admission: Admission) -> None:
+    seen = Recorder()
+    admission.enter(Next(seen.notes))
+    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, 1, patience=60)  # type: ignore[arg-type]
+    admission.enter(row)
+
+    row.cancel()
+    row.turn_away("too late")
+    admission.leave(1)
+    admission.enter(Next(seen.notes))
+
+    assert seen.notes == ["next in", "next in"]

@@ -1,0 +1,94 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trition_repo_gen.runtime.stub.errors import BadRequestError
+from trition_repo_gen.runtime.stub.requests import read_rows
+
+BYTES, INT64, FP32, BOOL = np.object_, np.int64, np.float32, np.bool_
+
+
+def column(dtype: Any, *values: Any) -> Any:
+    return np.array([[value] for value in values], dtype=dtype)
+
+
+def test_defaults_are_the_contract() -> None:
+    (row,) = read_rows({"prompts": column(BYTES, b"Hi")}, 100)
+
+    assert (row.prompt, row.max_length, row.top_k, row.top_p, row.temperature) == ("Hi", 256, 1, 0.0, 1.0)
+    assert (row.repetition_penalty, row.log_probs, row.top_logprobs, row.echo, row.chat) == (
+        1.0,
+        False,
+        0,
+        False,
+        False,
+    )
+
+
+def test_every_row_has_its_own_values() -> None:
+    rows = read_rows(
+        {
+            "prompts": column(BYTES, b"a", "ü".encode()),
+            "max_length": column(INT64, 3, 5),
+            "top_k": column(INT64, 0, 4),
+            "temperature": column(FP32, 0.5, 2),
+            "random_seed": column(INT64, 0, 9),
+            "use_greedy": column(BOOL, True, False),
+            "stop_words": column(BYTES, b"[]", json.dumps(["\n"]).encode()),
+        },
+        100,
+    )
+
+    assert [(r.prompt, r.max_length, r.top_k, r.temperature, r.seed) for r in rows] == [
+        ("a", 3, 1, 0.5, 0),
+        ("ü", 5, 4, 2.0, 9),
+    ]
+    assert [r.stop_words for r in rows] == [[], ["\n"]]
+
+
+def test_rows_without_a_seed_differ() -> None:
+    first, second = read_rows({"prompts": column(BYTES, b"a", b"a")}, 100)
+
+    assert first.seed != second.seed
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "sentence"),
+    [
+        ("prompts", column(BYTES, b""), "prompts has an empty text"),
+        ("prompts", column(BYTES, b"\xff\xfe"), "not UTF-8 \\(byte 0\\)"),
+        (
+            "prompts",
+            column(BYTES, b"x" * 101),
+            "prompts has a text of 101 bytes; .* hold at most 100",
+        ),
+        ("max_length", column(INT64, 0), "max_length is 0; it has to be 1 or more"),
+        ("max_length", column(INT64, -5), "max_length is -5"),
+        ("max_length", column(INT64, 2**40), "max_length is 1099511627776"),
+        ("top_k", column(INT64, -1), "top_k is -1; it has to be 0 or more"),
+        ("top_p", column(FP32, 1.5), "top_p is 1.5; it has to be between 0 and 1"),
+        ("top_p", column(FP32, float("nan")), "top_p is nan"),
+        ("temperature", column(FP32, float("nan")), "temperature is nan; it has to be 0 or more"),
+        ("temperature", column(FP32, float("inf")), "temperature is inf"),
+        ("repetition_penalty", column(FP32, 0), "repetition_penalty is 0.0; it has to be above 0"),
+        ("n_top_logprobs", column(INT64, -1), "n_top_logprobs is -1"),
+        ("stop_words", column(BYTES, b"END"), "stop_words has to be a JSON list"),
+        ("n_top_logprobs", column(INT64, 257), "n_top_logprobs is 257; it has to be 0 or more, and at most 256"),
+        ("stop_words", column(BYTES, b'[""]'), "none of them empty"),
+        ("stop_words", column(BYTES, b'["\\ud800"]'), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b"[" * 100_000), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, json.dumps(["a"] * 65).encode()), "has 65 texts, .* at most 64 of at most 256"),
+        ("stop_words", column(BYTES, json.dumps(["a" * 257]).encode()), "the longest of 257 characters"),
+        ("top_k", np.array([[1, 2]], dtype=INT64), "top_k has the shape \\[1, 2\\]; it has to be \\[1, 1\\]"),
+    ],
+)
+def test_nonsense_is_refused_by_name(name: str, tensor: Any, sentence: str) -> None:
+    with pytest.raises(BadRequestError, match=sentence):
+        read_rows({"prompts": column(BYTES, b"Hi"), name: tensor}, 100)
+
+
+def test_a_request_without_prompts_is_the_clients_mistake() -> None:
+    with pytest.raises(BadRequestError, match="prompts is missing"):
+        read_rows({"max_length": column(INT64, 1)}, 100)
