@@ -178,12 +178,12 @@ def _check(uncut: list["Future[float]"]) -> None:
         raise RuntimeError("a stream that was not cut has ended")
 
 
-def _wait_for_running(server: Server, rows: int) -> None:
-    """Poll Triton's metrics until so many rows run."""
+def _wait_for_running(server: Server, sequences: int) -> None:
+    """Poll Triton's metrics until so many sequences run."""
     deadline = time.monotonic() + _PATIENCE
-    while (found := _running(server)) != rows:
+    while (found := _running(server)) != sequences:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"num_requests_running is {found}, not {rows}, after {_PATIENCE:g} s")
+            raise RuntimeError(f"num_requests_running is {found}, not {sequences}, after {_PATIENCE:g} s")
         time.sleep(_POLL_SECONDS)
 
 

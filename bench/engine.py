@@ -23,7 +23,7 @@ class InProcess:
         self._errors = errors
 
     def wait_ready(self) -> None:
-        """Wait until the engine takes rows."""
+        """Wait until the engine takes sequences."""
         self._answer()
 
     def rate(self, engine: str, clients: int, prompts: Sequence[str], max_length: Lengths) -> float:
@@ -54,7 +54,7 @@ class InProcess:
 
 @contextlib.contextmanager
 def in_process(repository: Repository, rank_python: Path, script: Path = SCRIPT) -> Iterator[InProcess]:
-    """Run the process within a `with` block, which begins when the engine takes rows."""
+    """Run the process within a `with` block, which begins when the engine takes sequences."""
     with starting(repository, rank_python, script) as engine:
         engine.wait_ready()
         yield engine

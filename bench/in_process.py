@@ -3,14 +3,14 @@
     python bench/in_process.py VERSION_FOLDER [NAME] < commands > answers
 
 VERSION_FOLDER is a rendered repository's, with the package `runtime`; TRGEN_SETTINGS holds the deployment's parameters.
-Says `{"ready": true}` when the engine NAME [default: runtime] takes rows; others are made when they are named. Each
-line that comes then is a JSON object, and answered with one:
+Says `{"ready": true}` when the engine NAME [default: runtime] takes sequences; others are made when they are named.
+Each line that comes then is a JSON object, and answered with one:
 
     {"engine": NAME, "clients": N, "prompts": [...], "max_length": N} → {"seconds": S, "tokens": N, "longest_step": S}
 
 `max_length` may be a list, of a number for each prompt.
 `runtime` is the engine as the ranks use it, `prefix caching` and `chunked prefill` the same with that; `megatron` is
-the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N rows are kept in flight, like N
+the same class as Megatron Core's `MegatronLLM` makes it, with its own sampler. N sequences are kept in flight, like N
 clients that send the next request when the last is answered. With `"forward": true`, for `runtime`, the answer has
 `forward_seconds` as well: of the forward passes alone, between which the device is waited for.
 """
@@ -36,7 +36,7 @@ class Rows(Protocol):
         """Queue a prompt; it is continued greedily."""
 
     async def step(self) -> list[int]:
-        """Run a step; return the number of new tokens of each row that it finished."""
+        """Run a step; return the number of new tokens of each sequence that it finished."""
 
 
 class Loaded(NamedTuple):
@@ -47,7 +47,7 @@ class Loaded(NamedTuple):
     settings: Any
 
 
-class RuntimeRows:
+class RuntimeSequences:
     """The runtime's engine."""
 
     def __init__(self, loaded: Loaded, **options: Any):
@@ -57,10 +57,10 @@ class RuntimeRows:
         self.loop = self._engine.loop
 
     def add(self, request_id: int, tokens: list[int], max_length: int) -> None:
-        from runtime.common.protocol import Row
+        from runtime.common.protocol import SequenceRequest
         from runtime.rank.engines.text import Prompt
 
-        self._engine.add(request_id, Row(prompt="", max_length=max_length), Prompt("", tokens), watch=False)
+        self._engine.add(request_id, SequenceRequest(prompt="", max_length=max_length), Prompt("", tokens), watch=False)
 
     async def step(self) -> list[int]:
         result = await self._engine.step()
@@ -169,7 +169,7 @@ def load(version_folder: Path) -> Loaded:
 
 
 async def closed_loop(
-    rows: Rows, ids: itertools.count[int], clients: int, prompts: list[list[int]], max_length: int | list[int]
+    sequences: Rows, ids: itertools.count[int], clients: int, prompts: list[list[int]], max_length: int | list[int]
 ) -> tuple[float, int, float]:
     """Continue all prompts with `clients` in flight; return seconds, new tokens and the longest step's seconds."""
     started = time.perf_counter()
@@ -179,12 +179,12 @@ async def closed_loop(
     longest = 0.0
     while True:
         for prompt, length in itertools.islice(waiting, clients - running):
-            rows.add(next(ids), prompt, length)
+            sequences.add(next(ids), prompt, length)
             running += 1
         if not running:
             return time.perf_counter() - started, tokens, longest
         step = time.perf_counter()
-        finished = await rows.step()
+        finished = await sequences.step()
         longest = max(longest, time.perf_counter() - step)
         running -= len(finished)
         tokens += sum(finished)
@@ -201,9 +201,11 @@ def main() -> None:
 
     chunk = 2048 if torch.cuda.is_available() else 512  # a step of so many tokens takes a tenth of a second
     kinds: dict[str, Callable[[Loaded], Any]] = {
-        "runtime": RuntimeRows,
-        "prefix caching": lambda loaded: RuntimeRows(loaded, enable_prefix_caching=True),
-        "chunked prefill": lambda loaded: RuntimeRows(loaded, enable_chunked_prefill=True, chunked_prefill_size=chunk),
+        "runtime": RuntimeSequences,
+        "prefix caching": lambda loaded: RuntimeSequences(loaded, enable_prefix_caching=True),
+        "chunked prefill": lambda loaded: RuntimeSequences(
+            loaded, enable_chunked_prefill=True, chunked_prefill_size=chunk
+        ),
         "megatron": MegatronRows,
     }
     engines: dict[str, Any] = {name: kinds[name](loaded) for name in sys.argv[2:] or ["runtime"]}
@@ -214,11 +216,11 @@ def main() -> None:
         name = command["engine"]
         if name not in engines:
             engines[name] = kinds[name](loaded)
-        rows = engines[name]
+        sequences = engines[name]
         prompts = [loaded.model.tokenizer(prompt)["input_ids"] for prompt in command["prompts"]]
-        with rows.timed_forward() if command.get("forward") else contextlib.nullcontext([]) as forward:
-            seconds, tokens, longest = rows.loop.run_until_complete(
-                closed_loop(rows, ids, command["clients"], prompts, command["max_length"])
+        with sequences.timed_forward() if command.get("forward") else contextlib.nullcontext([]) as forward:
+            seconds, tokens, longest = sequences.loop.run_until_complete(
+                closed_loop(sequences, ids, command["clients"], prompts, command["max_length"])
             )
         answer = {"seconds": seconds, "tokens": tokens, "longest_step": longest}
         print(json.dumps(answer | ({"forward_seconds": sum(forward)} if forward else {})), file=answers)

@@ -1,9 +1,9 @@
-"""Decoding with a KV cache over computing every token anew, in a model that reads pictures: the engine in-process.
+"""Decoding with a KV cache over computing every token anew, in a model that takes images: the engine in-process.
 
     python -m bench recompute
 
-The same engine does both: one row of 64 new tokens, or 64 rows of one new token, each with all that came before it as
-its prompt, pictures included. The model is a random one out of a NeMo 2.0 checkpoint.
+The same engine does both: one sequence of 64 new tokens, or 64 sequences of one new token, each with all that came
+before it as its prompt, images included. The model is a random one out of a NeMo 2.0 checkpoint.
 """
 
 import base64
@@ -28,7 +28,7 @@ NEW_TOKENS = 64
 TARGET = 5.0
 NAME = "qwen25vl"
 SIDES = (56, 112, 224)
-"""Of the picture, in pixels: 4, 16 and 64 tokens."""
+"""Of the image, in pixels: 4, 16 and 64 tokens."""
 QUESTION = "What is in this image? Answer in one sentence."
 _CACHE = CHECKOUT / ".cache/bench"
 _DRIVER = Path(__file__).with_name("recompute_driver.py")
@@ -38,7 +38,7 @@ def run(trials: int | None) -> None:
     """Measure, print and write."""
     trials = trials or 5
     load_before = load_average()
-    console.rule("a KV cache for models that read pictures")
+    console.rule("a KV cache for models that take images")
     nemo_python = Path(os.environ.get("TRGEN_NEMO_PYTHON", CHECKOUT / ".envs/nemo/bin/python"))
     checkpoint = _checkpoint(nemo_python)
     with tempfile.TemporaryDirectory() as folder:
@@ -52,8 +52,8 @@ def run(trials: int | None) -> None:
             results = [_compare(engine, side, trials) for side in SIDES]
         deployment = describe(checkpoint, repository.parameters())
     table(
-        f"{NEW_TOKENS} greedy tokens about one picture, medians of {trials} alternating runs",
-        ["picture, pixels", "prompt, tokens", "with cache, s", "every token anew, s", "ratio", "target"],
+        f"{NEW_TOKENS} greedy tokens about one image, medians of {trials} alternating runs",
+        ["image, pixels", "prompt, tokens", "with cache, s", "every token anew, s", "ratio", "target"],
         [
             [
                 *(f"{each['side']}²", str(each["prompt_tokens"]), f"{each['cached']:.2f}"),
@@ -67,12 +67,12 @@ def run(trials: int | None) -> None:
 
 
 def _compare(engine: Any, side: int, trials: int) -> dict[str, Any]:
-    picture = io.BytesIO()
+    image = io.BytesIO()
     noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(picture, "PNG")
+    Image.fromarray(noise).save(image, "PNG")
     command = {
         "prompt": QUESTION,
-        "image": base64.b64encode(picture.getvalue()).decode(),
+        "image": base64.b64encode(image.getvalue()).decode(),
         "new_tokens": NEW_TOKENS,
     }
     answers = [engine.ask(command) for _ in range(trials + 1)][1:]  # the first warms up

@@ -1,4 +1,4 @@
-"""The engine for models that read pictures, in the ranks' environment: what `recompute.py` measures.
+"""The engine for models that take images, in the ranks' environment: what `recompute.py` measures.
 
     python bench/recompute_driver.py VERSION_FOLDER < commands > answers
 
@@ -23,7 +23,7 @@ from typing import Any
 
 
 class Rows:
-    """Rows through an engine, one after the other."""
+    """Sequences through an engine, one after the other."""
 
     def __init__(self, engine: Any):
         self._engine = engine
@@ -31,10 +31,10 @@ class Rows:
 
     def tokens(self, prompt: Any, count: int) -> list[int]:
         """Continue a prompt greedily by `count` tokens."""
-        from runtime.common.protocol import Row
+        from runtime.common.protocol import SequenceRequest
 
-        row = Row(prompt="", max_length=count, min_length=count)
-        self._engine.add(next(self._ids), row, prompt, watch=False)
+        sequence = SequenceRequest(prompt="", max_length=count, min_length=count)
+        self._engine.add(next(self._ids), sequence, prompt, watch=False)
         while True:
             result = self._engine.loop.run_until_complete(self._engine.step())
             for finished in result.finished.values():
@@ -60,22 +60,22 @@ def main() -> None:
     os.dup2(2, 1)
     sys.path.insert(0, str(Path(sys.argv[1])))
     started = load()
-    from runtime.common.protocol import Row
+    from runtime.common.protocol import SequenceRequest
 
-    rows = Rows(started.engine)
+    sequences = Rows(started.engine)
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
         command = json.loads(line)
-        row = Row(prompt=command["prompt"], images=[base64.b64decode(command["image"])])
-        prompt = started.codec.encode(row)
+        sequence = SequenceRequest(prompt=command["prompt"], images=[base64.b64decode(command["image"])])
+        prompt = started.codec.encode(sequence)
         count = command["new_tokens"]
 
         begin = time.perf_counter()
-        cached = rows.tokens(prompt, count)
+        cached = sequences.tokens(prompt, count)
         middle = time.perf_counter()
         recomputed: list[int] = []
         while len(recomputed) < count:
-            recomputed += rows.tokens(dataclasses.replace(prompt, tokens=[*prompt.tokens, *recomputed]), 1)
+            recomputed += sequences.tokens(dataclasses.replace(prompt, tokens=[*prompt.tokens, *recomputed]), 1)
         end = time.perf_counter()
         answer = {
             "cached": middle - begin,

@@ -74,5 +74,5 @@ def tiny_llama() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_qwen_vl() -> Path:
-    """The trained tiny model that reads pictures, in Hugging Face's format."""
+    """The trained tiny model that takes images, in Hugging Face's format."""
     return CHECKOUT / "examples/tiny_qwen_vl"

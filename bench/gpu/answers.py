@@ -70,8 +70,8 @@ def _start_all(host: Host, stack: contextlib.ExitStack, wanted: dict[Any, Any]) 
     servers = {}
     for key, (checkpoint, options) in wanted.items():
         name = "_".join(key).replace(" ", "-")
-        rows = COPIES * len(PROMPTS)
-        sizes = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": rows, "max_batch_size": rows}
+        sequences = COPIES * len(PROMPTS)
+        sizes = {"kv_cache_gib": KV_CACHE_GIB, "max_requests": sequences, "max_batch_size": sequences}
         servers[key] = stack.enter_context(serving(host, name, checkpoint, **sizes, **options))
     return servers
 
@@ -88,10 +88,10 @@ def _ready_ones(servers: dict[Any, Serving]) -> dict[Any, Serving]:
 
 
 def _compare_texts(servers: dict[str, Serving]) -> dict[str, Any]:
-    expected = [row["text"] for row in servers["one GPU"].ask(PROMPTS, MAX_LENGTH)]
+    expected = [sequence["text"] for sequence in servers["one GPU"].ask(PROMPTS, MAX_LENGTH)]
     results: dict[str, Any] = {"answers": dict(zip(PROMPTS, expected, strict=True)), "same": {}, "ready_seconds": {}}
     for name, running in servers.items():
-        got = [row["text"] for row in running.ask(PROMPTS * COPIES, MAX_LENGTH)]
+        got = [sequence["text"] for sequence in running.ask(PROMPTS * COPIES, MAX_LENGTH)]
         results["same"][name] = f"{sum(a == b for a, b in zip(got, expected * COPIES, strict=True))}/{len(got)}"
         results["ready_seconds"][name] = round(running.ready_seconds, 1)
     table(
@@ -113,14 +113,14 @@ def _compare_log_probs(
         rounded: Hugging Face's in bfloat16, which say how far rounding alone leads.
     """
     found = {"Hugging Face": rounded}
-    found |= {name: [row["log_probs"] for row in s.ask(PROMPTS, 1, echo=True)] for name, s in servers.items()}
+    found |= {name: [sequence["log_probs"] for sequence in s.ask(PROMPTS, 1, echo=True)] for name, s in servers.items()}
     results = {}
-    for name, rows in found.items():
-        one_gpu = zip(rows, found["one GPU"], strict=True)
-        differences = sorted(abs(a - b) for row, other in one_gpu for a, b in zip(row, other, strict=True))
+    for name, sequences in found.items():
+        one_gpu = zip(sequences, found["one GPU"], strict=True)
+        differences = sorted(abs(a - b) for sequence, other in one_gpu for a, b in zip(sequence, other, strict=True))
         results[name] = {
             "tokens": len(differences),
-            "mean_difference_from_float32": mean_difference(rows, exact),
+            "mean_difference_from_float32": mean_difference(sequences, exact),
             "median_difference": differences[len(differences) // 2],
             "largest_difference": differences[-1],
         }

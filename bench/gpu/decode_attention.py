@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src/trition_repo_g
 
 import torch
 from runtime.rank.engines.core.fused import decoding
-from runtime.rank.engines.core.fused.kernels import Places, Turning, rotate_and_store
+from runtime.rank.engines.core.fused.kernels import Places, RotaryParameters, rotate_and_store
 
 from bench.gpu.timing import microseconds
 
@@ -64,8 +64,8 @@ class Problem:
         newest = torch.full((rows,), length - 1, device=device, dtype=torch.int32)
         self.places = Places(self.table[:, -1].contiguous(), newest % BLOCK_TOKENS, newest)
         angles = torch.randn(length, SIZE // 2, device=device)
-        self.turning = Turning(torch.cat((angles.cos(), angles.sin()), dim=-1), None, None, 0.0)
-        self.query = rotate_and_store(self.mixed, GROUPS, self.keys, self.values, self.places, self.turning)
+        self.rotary = RotaryParameters(torch.cat((angles.cos(), angles.sin()), dim=-1), None, None, 0.0)
+        self.query = rotate_and_store(self.mixed, GROUPS, self.keys, self.values, self.places, self.rotary)
         self.starts = torch.arange(rows + 1, device=device, dtype=torch.int32)
         self.longest = length
         self.bytes = 2 * rows * length * GROUPS * SIZE * 2
@@ -77,7 +77,7 @@ class Problem:
             self.keys,
             self.values,
             self.places,
-            self.turning,
+            self.rotary,
             self.table,
             self.lengths,
             SIZE**-0.5,

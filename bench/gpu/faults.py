@@ -21,7 +21,7 @@ def run(host: Host, trained: Path) -> dict[str, Any]:
     """Kill rank 1 of two tensor-parallel ranks."""
     with serving(host, "faults", trained, tensor_parallel_size=2, kv_cache_gib=KV_CACHE_GIB) as running:
         running.wait_ready()
-        expected = [row["text"] for row in running.ask(PROMPTS, 64)]
+        expected = [sequence["text"] for sequence in running.ask(PROMPTS, 64)]
         deaths: list[tuple[float, str]] = []
         started = threading.Barrier(_IN_FLIGHT + 1)
 
@@ -44,7 +44,7 @@ def run(host: Host, trained: Path) -> dict[str, Any]:
         back = None
         while back is None and time.monotonic() - killed < _BACK_SECONDS:
             try:
-                again = [row["text"] for row in running.ask(PROMPTS, 64)]
+                again = [sequence["text"] for sequence in running.ask(PROMPTS, 64)]
                 back = time.monotonic() - killed
             except QueryError:
                 time.sleep(0.2)

@@ -37,12 +37,12 @@ def run(host: Host, checkpoint: Path) -> dict[str, Any]:
     table(
         "GB/s of the same files",
         ["from", "dd", "the rank", "ratio", "target", "ready, s", "bare import and load, s", "target"],
-        [_row(name, result) for name, result in results.items()],
+        [_sequence(name, result) for name, result in results.items()],
     )
     return results
 
 
-def _row(name: str, result: dict[str, Any]) -> list[str]:
+def _sequence(name: str, result: dict[str, Any]) -> list[str]:
     dd, read, ready, bare = (result[key] for key in ("dd_gb_s", "read_gb_s", "ready_seconds", "bare_seconds"))
     rates = [f"{dd:.2f}", f"{read[0]:.2f}", f"{read[0] / dd:.2f}", f"{TARGET}"]
     return [name, *rates, f"{ready:.1f}", f"{bare['total']:.1f}", f"{MORE_SECONDS:g} more"]

@@ -1,6 +1,6 @@
 """Where a decoding step's time goes: the engine in-process, under Python's profiler and under torch's.
 
-    python bench/gpu/profile_step.py REPOSITORY/MODEL/1 [--rows N ...] [--steps N] [--set NAME=VALUE ...]
+    python bench/gpu/profile_step.py REPOSITORY/MODEL/1 [--sequences N ...] [--steps N] [--set NAME=VALUE ...]
 
 Runs in the ranks' environment on one GPU, for a repository of one rank.
 """
@@ -39,7 +39,7 @@ def main() -> None:
     changes = {name: value.lower() for name, value in changes.items()}
     os.environ["TRGEN_SETTINGS"] = json.dumps(dict(found) | changes)
     started = time.perf_counter()
-    engine = in_process.RuntimeRows(in_process.load(arguments.version_folder))
+    engine = in_process.RuntimeSequences(in_process.load(arguments.version_folder))
 
     print(f"ready after {time.perf_counter() - started:.1f} s")
 
@@ -47,11 +47,11 @@ def main() -> None:
 
     ids = itertools.count(1)
 
-    def run(rows: int) -> list[float]:
+    def run(sequences: int) -> list[float]:
         """Return the milliseconds of each step; the prompts are read in the first ones."""
-        for index in range(rows):
+        for index in range(sequences):
             engine.add(next(ids), [10 + (index + column) % 200 for column in range(PROMPT_TOKENS)], arguments.steps)
-        seconds, left = [], rows
+        seconds, left = [], sequences
         while left:
             started = time.perf_counter()
             left -= len(engine.loop.run_until_complete(engine.step()))
@@ -59,18 +59,24 @@ def main() -> None:
         torch.cuda.synchronize()
         return [1000 * value for value in seconds]
 
-    for rows in arguments.rows:
-        run(rows)
-        steps = run(rows)
-        print(f"== {rows} rows: {statistics.median(steps):.2f} ms per step, {sum(steps):.0f} ms in all, ", end="")
-        print(f"{1000 * rows * arguments.steps / sum(steps):.0f} tokens/s, first steps {[round(s) for s in steps[:6]]}")
+    for sequences in arguments.sequences:
+        run(sequences)
+        steps = run(sequences)
+        print(
+            f"== {sequences} sequences: {statistics.median(steps):.2f} ms per step, {sum(steps):.0f} ms in all, ",
+            end="",
+        )
+        print(
+            f"{1000 * sequences * arguments.steps / sum(steps):.0f} tokens/s, "
+            f"first steps {[round(s) for s in steps[:6]]}"
+        )
         if arguments.quick:
             continue
         profile = cProfile.Profile()
-        profile.runcall(run, rows)
+        profile.runcall(run, sequences)
         pstats.Stats(profile, stream=sys.stdout).sort_stats("tottime").print_stats(28)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as gpu:
-            run(rows)
+            run(sequences)
         print(gpu.key_averages().table(sort_by="cuda_time_total", row_limit=24, max_name_column_width=60))
 
 

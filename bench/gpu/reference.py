@@ -34,7 +34,11 @@ def hugging_face(
     }
 
 
-def mean_difference(rows: list[list[float]], expected: list[list[float]]) -> float:
+def mean_difference(sequences: list[list[float]], expected: list[list[float]]) -> float:
     """Return the mean distance of two models' log-probabilities of the same tokens, in nats."""
-    pairs = [(a, b) for row, other in zip(rows, expected, strict=True) for a, b in zip(row, other, strict=True)]
+    pairs = [
+        (a, b)
+        for sequence, other in zip(sequences, expected, strict=True)
+        for a, b in zip(sequence, other, strict=True)
+    ]
     return mean(abs(a - b) for a, b in pairs)

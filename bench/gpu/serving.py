@@ -76,9 +76,9 @@ class Serving:
             {
                 "text": text.decode(errors="surrogateescape"),
                 "tokens": int(tokens),
-                "log_probs": row[: int(length)].tolist(),
+                "log_probs": sequence[: int(length)].tolist(),
             }
-            for text, tokens, row, length in zip(
+            for text, tokens, sequence, length in zip(
                 answer["sentences"][:, 0],
                 answer["completion_tokens"][:, 0],
                 answer["log_probs"],

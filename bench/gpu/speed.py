@@ -72,7 +72,7 @@ def prompt_of(tokens: int, index: int) -> str:
 
 
 def _print(results: dict[str, Any]) -> None:
-    rows = [
+    sequences = [
         [name, clients, f"{r['ms_per_decode_step']:.2f}", f"{r['tokens_per_second']:.0f}"]
         for name, result in results.items()
         for clients, r in result.items()
@@ -81,5 +81,5 @@ def _print(results: dict[str, Any]) -> None:
     table(
         f"{PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, through HTTP, medians of 3 runs",
         ["layout", "concurrent", "ms per decode step", "tokens/s"],
-        rows,
+        sequences,
     )

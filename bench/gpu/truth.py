@@ -43,21 +43,21 @@ def run(host: Host, models: Mapping[str, tuple[Path, Path]]) -> dict[str, Any]:
         for name, running in servers.items():
             try:
                 running.wait_ready()
-                got = [row["log_probs"] for row in running.ask(prompts, 1, echo=True)]
+                got = [sequence["log_probs"] for sequence in running.ask(prompts, 1, echo=True)]
             except UserError as error:
                 console.print(f"{name}: {error}", style="red")
                 results[name] = {"error": _why(error, models[name][1])}
                 continue
             exact, rounded = expected["float32"][name], expected["bfloat16"][name]
             results[name] = {
-                "tokens": sum(len(row) for row in exact),
+                "tokens": sum(len(sequence) for sequence in exact),
                 "mean_difference": mean_difference(got, exact),
                 "mean_difference_of_hugging_face": mean_difference(rounded, exact),
             }
     table(
         "Log-probabilities of prompts in bfloat16, mean difference from float32 in nats",
         ["model", "tokens", "tritonserver", "Hugging Face", "ratio"],
-        [_row(name, result) for name, result in results.items()],
+        [_sequence(name, result) for name, result in results.items()],
     )
     return results
 
@@ -69,7 +69,7 @@ def _why(error: UserError, checkpoint: Path) -> str:
     return (said.partition(_REFUSAL)[2] or said).replace(f"{checkpoint.parent}/", "")
 
 
-def _row(name: str, result: Mapping[str, Any]) -> list[str]:
+def _sequence(name: str, result: Mapping[str, Any]) -> list[str]:
     if "tokens" not in result:
         return [name, "", str(result.get("refused") or result.get("error"))[:60], "", ""]
     ours, theirs = result["mean_difference"], result["mean_difference_of_hugging_face"]

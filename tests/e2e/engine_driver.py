@@ -27,7 +27,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Answer the same rows with each engine."""
+    """Answer the same sequences with each engine."""
     import torch
     import torch.distributed as dist
     from runtime.rank import cpu
@@ -39,7 +39,7 @@ def main() -> None:
 
     if on_cpu:
         cpu.after_import()
-    from runtime.common.protocol import Row
+    from runtime.common.protocol import SequenceRequest
     from runtime.common.settings import Settings
     from runtime.rank.engines.core.engine import RankEngine
     from runtime.rank.engines.text import TextCodec
@@ -56,15 +56,15 @@ def main() -> None:
         {"log_probs": True, "top_logprobs": 2, "echo": True},
         {"repetition_penalty": 1.3, "top_k": 5},
     )
-    rows = [
-        Row(prompt=COMMON + end, max_length=70, min_length=60, seed=seed, **kind)
+    sequences = [
+        SequenceRequest(prompt=COMMON + end, max_length=70, min_length=60, seed=seed, **kind)
         for seed, (end, kind) in enumerate(itertools.product(ENDS, kinds))
     ]
-    prompts = [codec.encode(row) for row in rows]
+    prompts = [codec.encode(sequence) for sequence in sequences]
 
-    def answer(engine: RankEngine, chosen: Mapping[int, Row]) -> dict[int, Any]:
-        for request_id, row in chosen.items():
-            engine.add(request_id, row, prompts[request_id - 1], watch=request_id % 2 == 0)
+    def answer(engine: RankEngine, chosen: Mapping[int, SequenceRequest]) -> dict[int, Any]:
+        for request_id, sequence in chosen.items():
+            engine.add(request_id, sequence, prompts[request_id - 1], watch=request_id % 2 == 0)
         answers: dict[int, Any] = {}
         streamed: dict[int, list[int]] = {}
         while engine.has_work:
@@ -74,20 +74,20 @@ def main() -> None:
             for request_id, done in result.finished.items():
                 assert streamed.get(request_id, done.tokens) == done.tokens
                 assert done.failure is None, done.failure
-                row = chosen[request_id]
+                sequence = chosen[request_id]
                 answers[request_id] = {
                     "tokens": done.tokens,
-                    # The engine computes some for rows that did not ask, too.
-                    "log_probs": done.log_probs if row.log_probs else [],
-                    "prompt_log_probs": done.prompt_log_probs if row.echo else [],
+                    # The engine computes some for sequences that did not ask, too.
+                    "log_probs": done.log_probs if sequence.log_probs else [],
+                    "prompt_log_probs": done.prompt_log_probs if sequence.echo else [],
                     "top": [list(token.values()) for token in done.prompt_top_logprobs + done.top_logprobs],
                 }
         return answers
 
     def cancel(engine: RankEngine) -> list[int]:
-        """Add rows, end some of them after so many steps each; return who was reported."""
+        """Add sequences, end some of them after so many steps each; return who was reported."""
         for request_id in range(1, 8):
-            engine.add(request_id, rows[request_id - 1], prompts[request_id - 1], watch=False)
+            engine.add(request_id, sequences[request_id - 1], prompts[request_id - 1], watch=False)
         gone, reported, ended = [], [], iter(range(1, 8))
         while engine.has_work:
             if (request_id := next(ended, None)) is not None and engine.finish(request_id):
@@ -104,10 +104,10 @@ def main() -> None:
         with torch.inference_mode():
             engine._context.reset()  # as the engine does once it has recorded CUDA graphs
         evicted = count_calls(engine._context, "evict_overflow_paused_requests")
-        first = answer(engine, dict(enumerate(rows, 1)))
+        first = answer(engine, dict(enumerate(sequences, 1)))
         report[name] = {
             "answers": first,
-            "again": answer(engine, {request_id: rows[request_id - 1] for request_id in (1, 2, 4)}),
+            "again": answer(engine, {request_id: sequences[request_id - 1] for request_id in (1, 2, 4)}),
             "evicted": sum(evicted),
             "skipped": int(engine._engine._prefill_tokens_skipped),
             "ended": cancel(engine),
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def small(config: Any) -> float:
-    """GiB for 24 blocks of 64 tokens: four rows' prompts, and not their answers as well."""
+    """GiB for 24 blocks of 64 tokens: four sequences' prompts, and not their answers as well."""
     heads = config.num_query_groups or config.num_attention_heads
     return 24 * 64 * 2 * config.num_layers * heads * config.kv_channels * 4 / 2**30
 

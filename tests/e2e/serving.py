@@ -62,7 +62,7 @@ def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
 
 @dataclass
 class Reply:
-    """The outputs of one request, a list of rows each."""
+    """The outputs of one request, a list of sequences each."""
 
     sentences: list[str]
     finish_reason: list[str]
@@ -73,7 +73,7 @@ class Reply:
 
 
 class Asker:
-    """A plain tritonclient, with rows in and rows out."""
+    """A plain tritonclient, with sequences in and sequences out."""
 
     def __init__(self, url: str, model: str):
         self._url = url
@@ -87,7 +87,7 @@ class Asker:
         queue_priority: int | None = None,
         **values: Any,
     ) -> Reply:
-        """Send one request; a value that is no list holds for all rows. `timeout` is the request's own, in seconds."""
+        """Send one request; a single value holds for all sequences. `timeout` is the request's own, in seconds."""
         prompts = [prompts] if isinstance(prompts, str | bytes) else prompts
         inputs = [_input("prompts", "BYTES", [p.encode() if isinstance(p, str) else p for p in prompts])]
         for name, value in values.items():
@@ -102,12 +102,14 @@ class Asker:
         outputs = {name: result.as_numpy(name) for name in (o["name"] for o in result.get_response()["outputs"])}
         lengths = outputs.get("log_probs_lengths", np.zeros((0, 1), dtype=np.int64))[:, 0]
         return Reply(
-            sentences=[row.decode(errors="surrogateescape") for row in outputs["sentences"][:, 0]],
-            finish_reason=[row.decode() for row in outputs["finish_reason"][:, 0]],
+            sentences=[sequence.decode(errors="surrogateescape") for sequence in outputs["sentences"][:, 0]],
+            finish_reason=[sequence.decode() for sequence in outputs["finish_reason"][:, 0]],
             prompt_tokens=outputs["prompt_tokens"][:, 0].tolist(),
             completion_tokens=outputs["completion_tokens"][:, 0].tolist(),
-            log_probs=[row[:n].tolist() for row, n in zip(outputs.get("log_probs", []), lengths, strict=True)],
-            top_logprobs=[json.loads(row) for row in outputs.get("top_logprobs", np.zeros((0, 1)))[:, 0]],
+            log_probs=[
+                sequence[:n].tolist() for sequence, n in zip(outputs.get("log_probs", []), lengths, strict=True)
+            ],
+            top_logprobs=[json.loads(sequence) for sequence in outputs.get("top_logprobs", np.zeros((0, 1)))[:, 0]],
         )
 
     def client(self) -> tritonclient.http.InferenceServerClient:
@@ -167,9 +169,9 @@ class LogLine:
     def __init__(self, serving: "Serving", text: str):
         self._found = threading.Event()
         self._text = text
-        serving.listeners.append(self._look)
+        serving.listeners.append(self._encode_images)
 
-    def _look(self, line: str) -> None:
+    def _encode_images(self, line: str) -> None:
         if self._text in line:
             self._found.set()
 

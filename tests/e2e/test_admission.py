@@ -19,7 +19,7 @@ BANANA = "What is the color of a banana?"
 
 @pytest.fixture(scope="module")
 def narrow(serve: Serve) -> Iterator[Serving]:
-    """One row at a time, two requests may wait."""
+    """One sequence at a time, two requests may wait."""
     flags = ("--max-requests", "1", "--max-queue-size", "2", "--priority-levels", "3", "--debug-mode")
     with serve("llama", *flags) as serving:
         yield serving
@@ -69,7 +69,7 @@ def test_the_more_urgent_goes_first(narrow: Serving) -> None:
             wait_for(narrow, lambda found, number=number: found["num_requests_waiting"] == number)
         for future in waiting:
             future.result()
-    found = (re.search(r"request with 1 rows.*prompt='(.*?)'", line) for line in narrow.log)
+    found = (re.search(r"request with 1 sequences.*prompt='(.*?)'", line) for line in narrow.log)
     admitted = [match[1] for match in found if match is not None]
     assert [prompt for prompt in admitted if prompt in prompts] == [prompts[0], "1", "3"]
     with pytest.raises(InferenceServerException, match="queue_priority is 4; it has to be a whole number from 1 to 3"):
@@ -89,7 +89,7 @@ def test_a_cancelled_call_frees_the_place(narrow: Serving) -> None:
         tensor.set_data_from_numpy(np.array([[value]], dtype=DTYPES[datatype]))
         inputs.append(tensor)
     with tritonclient.grpc.InferenceServerClient(narrow.server.grpc_url) as client:
-        started = LogLine(narrow, "request with 1 rows")
+        started = LogLine(narrow, "request with 1 sequences")
         call = client.async_infer(narrow.model, inputs, callback=lambda result, error: None)
         started.wait()
         call.cancel()

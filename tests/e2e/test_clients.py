@@ -23,7 +23,7 @@ def test_grpc(llama: Serving) -> None:
 
     sentences = client.infer(llama.model, [tensor]).as_numpy("sentences")
 
-    assert [row.decode() for row in sentences[:, 0]] == llama.ask(PROMPTS[:2]).sentences
+    assert [sequence.decode() for sequence in sentences[:, 0]] == llama.ask(PROMPTS[:2]).sentences
 
 
 def test_generate_endpoint_by_curl(llama: Serving) -> None:
@@ -66,8 +66,8 @@ def test_query_class(llama: Serving) -> None:
     assert output["model"] == llama.model
     choice = output["choices"][0]
     reply = llama.ask(PROMPTS[:2], max_length=32, compute_logprob=True, n_top_logprobs=2)
-    assert [row[0] for row in choice["text"]] == reply.sentences
-    # Rows that join the batch at other steps differ in the last bits.
+    assert [sequence[0] for sequence in choice["text"]] == reply.sentences
+    # Sequences that join the batch at other steps differ in the last bits.
     assert choice["logprobs"]["token_logprobs"][0][: len(reply.log_probs[0])] == pytest.approx(
         reply.log_probs[0], abs=1e-3
     )

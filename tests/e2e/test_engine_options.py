@@ -1,4 +1,4 @@
-"""Prefix caching, chunked prefill and a KV cache that cannot hold all rows change nothing in what is answered."""
+"""Prefix caching, chunked prefill and a KV cache that cannot hold all sequences change nothing in what is answered."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,21 +24,21 @@ def report(in_megatron: Callable[..., Any], checkpoints: dict[str, Path]) -> Any
 def test_answers_are_the_same(report: Any, engine: str) -> None:
     expected = report["plain"]["answers"]
     answers = report[engine]["answers"]
-    assert {row: answer["tokens"] for row, answer in answers.items()} == {
-        row: answer["tokens"] for row, answer in expected.items()
+    assert {sequence: answer["tokens"] for sequence, answer in answers.items()} == {
+        sequence: answer["tokens"] for sequence, answer in expected.items()
     }
-    for row, answer in report[engine]["again"].items():
-        assert answer["tokens"] == expected[row]["tokens"]
+    for sequence, answer in report[engine]["again"].items():
+        assert answer["tokens"] == expected[sequence]["tokens"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_log_probabilities_are_the_same_those_of_the_prompt_as_well(report: Any, engine: str) -> None:
-    for row, expected in report["plain"]["answers"].items():
-        answer = report[engine]["answers"][row]
+    for sequence, expected in report["plain"]["answers"].items():
+        answer = report[engine]["answers"][sequence]
         for name in ("log_probs", "prompt_log_probs"):
-            assert answer[name] == pytest.approx(expected[name], abs=1e-4), (row, name)
+            assert answer[name] == pytest.approx(expected[name], abs=1e-4), (sequence, name)
         flat = [value for token in expected["top"] for value in token]
-        assert [value for token in answer["top"] for value in token] == pytest.approx(flat, abs=1e-4), row
+        assert [value for token in answer["top"] for value in token] == pytest.approx(flat, abs=1e-4), sequence
     asked = [len(answer["prompt_log_probs"]) for answer in report["plain"]["answers"].values()]
     assert max(asked) > 3 * 64  # prompts of several blocks and chunks
 

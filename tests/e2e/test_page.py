@@ -26,8 +26,8 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 
-# A model of the wire that answers with the conversation that it was given, each image as its format and size. Its twin
-# streams word by word, and goes on to the last one only when nobody holds the file LOCK.
+# A model of the wire that answers with the conversation that it was given, each image as its format and size. Its
+# streaming model streams word by word, and goes on to the last one only when nobody holds the file LOCK.
 SEES = """
 import base64, fcntl, json, struct
 import numpy as np
@@ -101,9 +101,11 @@ def png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = (b"\0" + b"\x80" * width) * height
+    sequences = (b"\0" + b"\x80" * width) * height
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(sequences)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(scope="module")

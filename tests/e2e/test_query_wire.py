@@ -41,7 +41,7 @@ OUTPUTS = {
     "completion_tokens": "INT64",
 }
 
-# A row's answer is the JSON of what the row had; its tokens are the prompt's bytes.
+# A sequence's answer is the JSON of what the sequence had; its tokens are the prompt's bytes.
 MODEL = """
 import json
 import time
@@ -68,14 +68,13 @@ class TritonPythonModel:
             return error("Rank 1 died.", pb_utils.TritonError.INTERNAL)
         if prompts[0] == b"slow":
             time.sleep(3)
-        rows = [{name: plain(values[row]) for name, values in tensors.items()} for row in range(len(prompts))]
-        longest = max(len(prompt) for prompt in prompts)
-        log_probs = np.zeros((len(prompts), longest), np.float32)
-        for row, prompt in enumerate(prompts):
-            log_probs[row, : len(prompt)] = -0.5
+        sequences = [{name: plain(values[sequence]) for name, values in tensors.items()} for sequence in
+        range(len(prompts))] longest = max(len(prompt) for prompt in prompts) log_probs = np.zeros((len(prompts),
+        longest), np.float32) for sequence, prompt in enumerate(prompts):
+            log_probs[sequence, : len(prompt)] = -0.5
         wanted = {
-            "sentences": texts(b"\\xff cut" if prompt == b"cut" else json.dumps(row).encode()
-                               for prompt, row in zip(prompts, rows)),
+            "sentences": texts(b"\\xff cut" if prompt == b"cut" else json.dumps(sequence).encode()
+                               for prompt, sequence in zip(prompts, sequences)),
             "finish_reason": texts(b"stop" for _ in prompts),
             "prompt_tokens": numbers(len(prompt) for prompt in prompts),
             "completion_tokens": numbers(7 for _ in prompts),
@@ -163,10 +162,10 @@ def test_parameters_are_per_row(client: LLMClient) -> None:
         stop_words=[["x"], []],
     )
     shared = {"top_k": 5, "temperature": 0.0, "random_seed": 2**62, "repetition_penalty": 1.5, "echo": True}
-    row = {"prompts": "a", "max_length": 3, "top_p": 0.5, "use_greedy": True, "stop_words": '["x"]'}
-    assert json.loads(first.text) == shared | row
-    row = {"prompts": "b", "max_length": 4, "top_p": 0.25, "use_greedy": False, "stop_words": "[]"}
-    assert json.loads(second.text) == shared | row
+    sequence = {"prompts": "a", "max_length": 3, "top_p": 0.5, "use_greedy": True, "stop_words": '["x"]'}
+    assert json.loads(first.text) == shared | sequence
+    sequence = {"prompts": "b", "max_length": 4, "top_p": 0.25, "use_greedy": False, "stop_words": "[]"}
+    assert json.loads(second.text) == shared | sequence
 
 
 def test_one_list_of_stop_words_holds_for_all_rows(client: LLMClient) -> None:
@@ -228,9 +227,9 @@ def test_the_query_class_answers_as_nemos(url: str) -> None:
     (choice,) = answer["choices"]
     assert choice["text"].shape == (2, 1)
     assert choice["text"].dtype.kind == "U"
-    row = json.loads(choice["text"][1, 0])
-    assert row.pop("stop_words") == '["x", "y"]'
-    assert row == {
+    sequence = json.loads(choice["text"][1, 0])
+    assert sequence.pop("stop_words") == '["x", "y"]'
+    assert sequence == {
         "prompts": "bcd",
         "use_greedy": True,
         "temperature": 0.5,
@@ -325,8 +324,8 @@ def trgen(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProc
 def test_the_command_prints_the_answer(server: Server) -> None:
     done = trgen("-u", str(server.http_url), "-mn", "echo", "-p", "a")
     assert (done.returncode, done.stderr) == (0, "")
-    row = {"prompts": "a", "max_length": 128, "top_k": 1, "top_p": 0.0, "temperature": 1.0}
-    assert json.loads(done.stdout) == row
+    sequence = {"prompts": "a", "max_length": 128, "top_k": 1, "top_p": 0.0, "temperature": 1.0}
+    assert json.loads(done.stdout) == sequence
 
 
 def test_the_command_over_grpc_with_every_flag(server: Server, tmp_path: Path) -> None:
@@ -365,11 +364,11 @@ def test_the_command_over_grpc_with_every_flag(server: Server, tmp_path: Path) -
     )
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
-    row = json.loads(document["choices"][0]["text"])
-    assert json.loads(row.pop("prompts")) == [{"role": "user", "content": "two\nlines"}]
-    assert json.loads(row.pop("stop_words")) == ["x", "y"]
+    sequence = json.loads(document["choices"][0]["text"])
+    assert json.loads(sequence.pop("prompts")) == [{"role": "user", "content": "two\nlines"}]
+    assert json.loads(sequence.pop("stop_words")) == ["x", "y"]
     numbers = {"max_length": 5, "top_k": 3, "top_p": 0.5, "temperature": 0.25, "repetition_penalty": 1.5}
-    assert row == numbers | {
+    assert sequence == numbers | {
         "random_seed": 7,
         "n_top_logprobs": 1,
         "echo": True,
@@ -386,9 +385,9 @@ def test_the_command_over_grpc_with_every_flag(server: Server, tmp_path: Path) -
 def test_the_command_reads_standard_input_and_the_wildcard_means_here(server: Server) -> None:
     port = str(server.http_url).rpartition(":")[2]
     done = trgen("-u", f"0.0.0.0:{port}", "-mn", "echo", "-pf", "-", "-tpp", "0.5", stdin="from a pipe\n")
-    row = json.loads(done.stdout)
-    assert row["prompts"] == "from a pipe"
-    assert row["top_k"] == 0
+    sequence = json.loads(done.stdout)
+    assert sequence["prompts"] == "from a pipe"
+    assert sequence["top_k"] == 0
 
 
 @pytest.mark.parametrize(("prompt", "code"), [("refuse", 2), ("fail", 1)])

@@ -33,11 +33,11 @@ def test_one_rank_answers_as_hugging_face_does(llama: Serving, references: dict[
 
 
 def test_a_batch_is_its_rows(llama: Serving) -> None:
-    rows = PROMPTS[:4]
+    sequences = PROMPTS[:4]
     lengths = [5, 32, 1, 17]
 
-    together = llama.ask(rows, max_length=lengths)
-    alone = [llama.ask(prompt, max_length=length) for prompt, length in zip(rows, lengths, strict=True)]
+    together = llama.ask(sequences, max_length=lengths)
+    alone = [llama.ask(prompt, max_length=length) for prompt, length in zip(sequences, lengths, strict=True)]
 
     assert together.sentences == [reply.sentences[0] for reply in alone]
     assert together.completion_tokens == [reply.completion_tokens[0] for reply in alone]
@@ -130,7 +130,7 @@ def test_a_seed_gives_the_same_answer_whatever_else_runs(llama: Serving) -> None
     with ThreadPoolExecutor(9) as pool:
         others = [pool.submit(llama.ask, LONG, top_k=0, temperature=3.0, max_length=40) for _ in range(8)]
         again = pool.submit(llama.ask, BANANA, **values).result().sentences[0]
-        assert len({other.result().sentences[0] for other in others}) > 1, "rows without a seed should differ"
+        assert len({other.result().sentences[0] for other in others}) > 1, "sequences without a seed should differ"
 
     assert again == alone
 
@@ -221,5 +221,5 @@ def test_nonsense_disturbs_nobody_else(llama: Serving) -> None:
 
 
 def test_one_bad_row_is_named(llama: Serving) -> None:
-    with pytest.raises(InferenceServerException, match=r"Row 1: The prompt has 1200 tokens"):
+    with pytest.raises(InferenceServerException, match=r"Sequence 1: The prompt has 1200 tokens"):
         llama.ask([BANANA, "abc " * 300])

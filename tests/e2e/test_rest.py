@@ -43,7 +43,7 @@ def fetch(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
 
 
 def test_models(client: openai.OpenAI, service: str) -> None:
-    (model,) = client.models.list().data  # and not its twin
+    (model,) = client.models.list().data  # and not its streaming model
     assert (model.id, model.object, model.owned_by) == ("llama", "model", "trgen")
     assert client.models.retrieve("llama") == model
     assert fetch(f"{service}/v1/models/") == fetch(f"{service}/v1/models")
@@ -232,7 +232,7 @@ def chunked(url: str, key: str, size: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def narrow(serve: Serve) -> Iterator[tuple[Serving, str]]:
-    """One row at a time, one request may wait; and the service in front of it."""
+    """One sequence at a time, one request may wait; and the service in front of it."""
     with (
         serve("llama", "--max-requests", "1", "--max-queue-size", "1", "--debug-mode") as serving,
         rest_service(serving.server.grpc_url) as url,
@@ -259,7 +259,7 @@ def test_a_closed_connection_frees_the_place(narrow: tuple[Serving, str], stream
     body = json.dumps(wanted).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     cancelled = LogLine(serving, "The client has cancelled the request")
-    started = LogLine(serving, "request with 1 rows")
+    started = LogLine(serving, "request with 1 sequences")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         if stream:

@@ -1,4 +1,4 @@
-"""The streaming twin: its texts join to the plain answer, and whoever goes away frees what they held."""
+"""The streaming model: its texts join to the plain answer, and whoever goes away frees what they held."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""Streams of models on more than one rank: the rank that speaks for a row is not always the one that leads."""
+"""Streams of models on more than one rank: the rank that speaks for a sequence is not always the one that leads."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ LAYOUTS = {
     "llama TP2": ("llama", ["--tensor-parallel-size", "2"]),
     "llama PP2": ("llama", ["--pipeline-parallel-size", "2", "--async-scheduling", "on"]),
     "llama DP2": ("llama", ["--num-gpus", "2", "--async-scheduling", "on"]),
-    # One group of two replicas: the second one's speaker tells the leader what became of its rows.
+    # One group of two replicas: the second one's replica leader tells the leader what became of its sequences.
     "qwen3moe EP2": ("qwen3moe", ["--expert-parallel-size", "2"]),
 }
 STREAMS = 12
@@ -29,7 +29,7 @@ def serving(request: pytest.FixtureRequest, serve: Serve) -> Iterator[Serving]:
         yield server
 
 
-def row(number: int) -> tuple[str, dict[str, Any]]:
+def sequence(number: int) -> tuple[str, dict[str, Any]]:
     """A prompt and what goes with it; every other one is sampled."""
     return PROMPTS[number % len(PROMPTS)], {"random_seed": number, "max_length": 40, **(SEEDED if number % 2 else {})}
 
@@ -56,10 +56,10 @@ def cut(serving: Serving, pieces: int, prompt: str, **parameters: Any) -> None:
 
 
 def test_texts_of_many_streams_join_to_the_plain_answers(serving: Serving) -> None:
-    rows = [row(number) for number in range(STREAMS)]
+    sequences = [sequence(number) for number in range(STREAMS)]
     with ThreadPoolExecutor(STREAMS) as pool:
-        expected = list(pool.map(lambda each: plain(serving, each[0], **each[1]), rows))
-        streams = list(pool.map(lambda each: stream(serving, each[0], **each[1]), rows))
+        expected = list(pool.map(lambda each: plain(serving, each[0], **each[1]), sequences))
+        streams = list(pool.map(lambda each: stream(serving, each[0], **each[1]), sequences))
 
     assert [whole for _, whole in streams] == expected
     assert ["".join(pieces) for pieces, _ in streams] == [whole.text for whole in expected]
@@ -67,16 +67,16 @@ def test_texts_of_many_streams_join_to_the_plain_answers(serving: Serving) -> No
 
 
 def test_a_stop_word_ends_a_stream_before_it_and_no_other(serving: Serving) -> None:
-    rows = [row(number) for number in range(STREAMS // 2)]
+    sequences = [sequence(number) for number in range(STREAMS // 2)]
     endless = {"max_length": 450, "min_length": 450}
     with ThreadPoolExecutor(STREAMS) as pool:
-        expected = list(pool.map(lambda each: plain(serving, each[0], **each[1], min_length=40), rows))
+        expected = list(pool.map(lambda each: plain(serving, each[0], **each[1], min_length=40), sequences))
         words = [word_of(whole.text) for whole in expected]
         ended: list[Future[Any]] = []
         other = pool.submit(stream, serving, "a", random_seed=100, **LONG)
         stopped = [
             pool.submit(stream, serving, prompt, **parameters | endless, stop_words=["never said", word])
-            for (prompt, parameters), word in zip(rows, words, strict=True)
+            for (prompt, parameters), word in zip(sequences, words, strict=True)
         ]
         for each in (other, *stopped):
             each.add_done_callback(ended.append)

@@ -59,7 +59,8 @@ def answer(
     chosen = log_probs.gather(1, output[0, 1:, None])[:, 0].tolist()
     values, ids = log_probs.topk(max(top_n, 2))
     top = [
-        [[i, v] for i, v in zip(*row, strict=True)][:top_n] for row in zip(ids.tolist(), values.tolist(), strict=True)
+        [[i, v] for i, v in zip(*sequence, strict=True)][:top_n]
+        for sequence in zip(ids.tolist(), values.tolist(), strict=True)
     ]
     generated, first = output[0, len(prompt_ids) :].tolist(), len(prompt_ids) - 1
     best = logits[first:].topk(2).values

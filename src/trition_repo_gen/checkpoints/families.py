@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-_QWEN_ONLY = "its vision tower, and how it puts pictures among the text, are not those of Qwen-VL"
-_EXPERTS = "experts in a model with pictures cannot be run with a KV cache here"
+_QWEN_ONLY = "its vision tower, and how it puts images among the text, are not those of Qwen-VL"
+_EXPERTS = "experts in a model with images cannot be run with a KV cache here"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ NEMO2 = {
     "NevaModel": Family("NeVA", _QWEN_ONLY),
     "Gemma3VLModel": Family("Gemma3-VL", _QWEN_ONLY),
     "Llama4OmniModel": Family("Llama 4", _EXPERTS),
-    "MLlamaModel": Family("Llama 3.2 Vision", "its text attends to pictures in layers of their own"),
+    "MLlamaModel": Family("Llama 3.2 Vision", "its text attends to images in layers of their own"),
     "CLIPModel": Family("CLIP", "it generates no text"),
 }
 """nemo-toolkit's class of the model (`nemo.collections.vlm`), or of a vision tower that decides → the family."""

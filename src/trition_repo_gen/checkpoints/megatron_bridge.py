@@ -23,7 +23,7 @@ def read(path: Path, *, multimodal: bool = False, needs_tokenizer: bool = True) 
 
     Args:
         path: a folder.
-        multimodal: whether it has to be a model with pictures or one without.
+        multimodal: whether it has to be a model with images or one without.
         needs_tokenizer: False where the user names a tokenizer (of a multimodal model: a processor), so that the
             checkpoint need not hold one.
 
@@ -100,7 +100,7 @@ def _check_complete(iteration: Path) -> int:
 
 
 def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> Family | None:
-    """Return the family of a model with pictures, None for a language model."""
+    """Return the family of a model with images, None for a language model."""
     saved_as = (config.get("checkpoint") or {}).get("ckpt_format") or "torch_dist"
     if saved_as != "torch_dist":
         raise CheckpointError(f"{iteration} was saved as {saved_as}; save it with checkpoint.ckpt_format torch_dist.")
@@ -134,7 +134,7 @@ def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> 
             f"of Megatron-Bridge's multimodal models {families.served(families.MEGATRON_BRIDGE)} are."
         )
     if not multimodal:
-        raise CheckpointError(f"{iteration} is a {family.name} model, which reads pictures; write --multimodal, too.")
+        raise CheckpointError(f"{iteration} is a {family.name} model, which takes images; write --multimodal, too.")
     return family
 
 

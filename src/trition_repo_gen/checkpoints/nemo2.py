@@ -131,7 +131,7 @@ def _family(root: Path, model: Config) -> Family:
     name, config = model.target.name, model.get("config")
     if not model.target.module.startswith("nemo.collections.vlm"):
         raise CheckpointError(
-            f"{root} is a NeMo 2.0 checkpoint of {name}, which is no model with pictures; export a language model with "
+            f"{root} is a NeMo 2.0 checkpoint of {name}, which is no model with images; export a language model with "
             "NeMo's llm.export_ckpt, import that with Megatron-Bridge and write --megatron-checkpoint."
         )
     family = families.NEMO2.get(name, Family(name, "it is not known here"))

@@ -1,4 +1,4 @@
-"""Where a multimodal checkpoint's processor lies: its tokenizer, its chat template, and how it cuts pictures up."""
+"""Where a multimodal checkpoint's processor lies: its tokenizer, its chat template, and how it cuts images up."""
 
 import re
 from collections.abc import Sequence

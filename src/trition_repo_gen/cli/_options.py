@@ -49,7 +49,7 @@ BUILD = FlagGroup(
         "checkpoint": Option(
             "-nc", metavar="PATH", help="--megatron-checkpoint; with --multimodal, --nemo-checkpoint."
         ),
-        "multimodal": Option("--multimodal", help="Serve a model that reads pictures."),
+        "multimodal": Option("--multimodal", help="Serve a model that takes images."),
         "model_version": _count("--model-version", "-tmv", help="The version's folder.", most=2**63 - 1),
         "model_repository": Option("--model-repository", metavar="PATH", help="The folder of models to write into."),
         "num_gpus": _count(
@@ -111,7 +111,7 @@ BUILD = FlagGroup(
             "-imsl",
             help="Tokens of prompt and answer together. [default: 4096, or the model's if that is less]",
         ),
-        "max_requests": _count("--max-requests", help="Rows that one replica decodes together."),
+        "max_requests": _count("--max-requests", help="Sequences that one replica decodes together."),
         "kv_cache_gib": _amount(
             "--kv-cache-gib",
             metavar="GIB",
@@ -174,15 +174,15 @@ BUILD = FlagGroup(
         "allow_image_urls": Option(
             "--allow-image-urls",
             metavar="PATTERN",
-            help="Multimodal: a host whose pictures may be fetched, as *.example.org; repeatable. [default: none]",
+            help="Multimodal: a host whose images may be fetched, as *.example.org; repeatable. [default: none]",
         ),
-        "max_images": _count("--max-images", help="Multimodal: pictures per prompt. [default: 8]"),
+        "max_images": _count("--max-images", help="Multimodal: images per prompt. [default: 8]"),
         "max_image_mib": _amount(
-            "--max-image-mib", metavar="MIB", least=0.001, help="Multimodal: of one encoded picture. [default: 16]"
+            "--max-image-mib", metavar="MIB", least=0.001, help="Multimodal: of one encoded image. [default: 16]"
         ),
-        "max_image_pixels": _count("--max-image-pixels", help="Multimodal: pixels of one picture. [default: 33554432]"),
+        "max_image_pixels": _count("--max-image-pixels", help="Multimodal: pixels of one image. [default: 33554432]"),
         "max_batch_size": _count(
-            "--max-batch-size", "-mbs", help="Rows that one request may have. [default: 8; with --multimodal, 4]"
+            "--max-batch-size", "-mbs", help="Sequences that one request may have. [default: 8; with --multimodal, 4]"
         ),
         "no_stream": Option("--no-stream", help="Write no NAME_stream beside the model, which streams its answers."),
         "trtllm_alias": Option(

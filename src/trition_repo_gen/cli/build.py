@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trition_repo_gen.repository.sizing import Sizing
 
 
-_TWINS = {"stream": "which streams its answers", "trtllm": "which has the tensors of TensorRT-LLM"}
+_STREAMING_MODELS = {"stream": "which streams its answers", "trtllm": "which has the tensors of TensorRT-LLM"}
 
 
 def register(app: typer.Typer) -> None:
@@ -44,15 +44,15 @@ def print_build(result: "Build") -> None:
         typer.echo(f"{'would be ' if result.dry_run and outcome != 'unchanged' else ''}{outcome}: {what}")
 
     say(result.written.outcome, f"{deployment.model_folder} (version {deployment.model_version})")
-    for twin, written in result.twins.items():
-        say(written.outcome, f"{deployment.twin_folder(twin)}, {_TWINS[twin]}")
+    for twin, written in result.streaming_models.items():
+        say(written.outcome, f"{deployment.streaming_model_folder(twin)}, {_STREAMING_MODELS[twin]}")
     for folder in result.removed:
         say("removed", str(folder))
     if result.written.outcome == "updated":
         typer.echo(f"changed: {_list(list(map(str, result.written.changed)))}")
     for name, written in [
         (deployment.model_name, result.written),
-        *((deployment.twin_name(twin), written) for twin, written in result.twins.items()),
+        *((deployment.streaming_model_name(twin), written) for twin, written in result.streaming_models.items()),
     ]:
         if written.edited and not result.dry_run:
             typer.echo(

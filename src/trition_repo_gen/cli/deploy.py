@@ -6,7 +6,7 @@ from trition_repo_gen.cli._flags import takes
 from trition_repo_gen.cli._options import BUILD
 from trition_repo_gen.cli.build import print_build, print_dry_run
 from trition_repo_gen.cli.rest import BESIDE, BesideFlags
-from trition_repo_gen.cli.serve import SERVE, ServeFlags, companion, run
+from trition_repo_gen.cli.serve import SERVE, ServeFlags, rest_process, run
 from trition_repo_gen.repository.options import BuildOptions
 
 
@@ -26,7 +26,7 @@ def deploy(options: BuildOptions, flags: ServeFlags, rest: BesideFlags) -> None:
 
     serve_options = flags.to_options()
     if not options.dry_run:
-        server.check(serve_options, tritonserver=flags.tritonserver, companion=companion(rest))
+        server.check(serve_options, tritonserver=flags.tritonserver, rest_process=rest_process(rest))
     result = build_repository(options)
     if options.dry_run:
         print_dry_run(result)

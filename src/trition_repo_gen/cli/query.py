@@ -117,7 +117,7 @@ class QueryFlags:
         if self.max_batch_size is not None:
             notes.append("--max-batch-size has no effect: the engine forms its batch anew at every step.")
         if self.processor_name is not None:
-            notes.append("--processor-name has no effect: the server's own processor prepares prompt and pictures.")
+            notes.append("--processor-name has no effect: the server's own processor prepares prompt and images.")
         return notes
 
 
@@ -133,7 +133,7 @@ QUERY = FlagGroup(
             "--image",
             "-i",
             metavar="PATH|URL",
-            help="A picture that the prompt is about, read or fetched here; may be given several times.",
+            help="A image that the prompt is about, read or fetched here; may be given several times.",
         ),
         "chat": Option("--chat", help="Send the prompt as a user's message, through the model's chat template."),
         "max_output_len": Option(

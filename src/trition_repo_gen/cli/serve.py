@@ -13,7 +13,7 @@ from trition_repo_gen.cli.rest import BESIDE, BesideFlags, require
 from trition_repo_gen.errors import ServerError
 
 if TYPE_CHECKING:
-    from trition_repo_gen.server import Companion, ServeOptions
+    from trition_repo_gen.server import RestProcess, ServeOptions
 
 _PANEL = "The server"
 
@@ -97,11 +97,11 @@ def run(flags: ServeFlags, rest: BesideFlags) -> None:
     """Serve in the foreground, and exit with tritonserver's code."""
     from trition_repo_gen import server
 
-    code = server.serve(flags.to_options(), tritonserver=flags.tritonserver, companion=companion(rest))
+    code = server.serve(flags.to_options(), tritonserver=flags.tritonserver, rest_process=rest_process(rest))
     raise typer.Exit(code)
 
 
-def companion(rest: BesideFlags) -> "Companion | None":
+def rest_process(rest: BesideFlags) -> "RestProcess | None":
     """Return how the REST service is started beside tritonserver, or None when it is turned off.
 
     Raises:
@@ -109,14 +109,14 @@ def companion(rest: BesideFlags) -> "Companion | None":
     """
     if not rest.wanted:
         return None
-    from trition_repo_gen.server import Companion, Endpoint
+    from trition_repo_gen.server import Endpoint, RestProcess
 
     require()
     if rest.api_key_file is not None:
         from trition_repo_gen.rest.guard import ApiKeys
 
         ApiKeys.read(rest.api_key_file)
-    return Companion(
+    return RestProcess(
         name="REST service",
         command=(sys.executable, "-m", "trition_repo_gen", "rest", *rest.command_line()),
         endpoint=Endpoint(rest.server_address, rest.server_port, "--server-port"),

@@ -1,4 +1,4 @@
-"""What a caller has of a picture becomes what the wire takes: base64 of its file, with a `data:` prefix.
+"""What a caller has of a image becomes what the wire takes: base64 of its file, with a `data:` prefix.
 
 Files and URLs are read here, on the caller's side: servers open no file, and fetch no URL unless their operator says
 so. Pillow's images are taken if there are any; Pillow is not imported.
@@ -24,9 +24,9 @@ from .text import utf8
 from .triton import column
 
 Image = Any
-"""A picture: Pillow's `Image`, a path, an http(s) URL, the bytes of a file, base64 or a `data:` URI."""
+"""A image: Pillow's `Image`, a path, an http(s) URL, the bytes of a file, base64 or a `data:` URI."""
 Images = Sequence[Image | Sequence[Image] | None]
-"""For each prompt its picture, its pictures, or none."""
+"""For each prompt its image, its images, or none."""
 
 _PREFIX = "data:image;base64,"
 _SECONDS = 30.0
@@ -34,21 +34,21 @@ _MOST_BYTES = 256 * 2**20
 _SHORTEST_BASE64 = 64
 
 
-def tensor(images: Any, rows: int) -> NDArray[np.object_]:
-    """Return the tensor `images`, BYTES (rows, 1).
+def tensor(images: Any, sequences: int) -> NDArray[np.object_]:
+    """Return the tensor `images`, BYTES (sequences, 1).
 
     Raises:
-        QueryError: there is not one element for each row, or a picture cannot be read.
+        QueryError: there is not one element for each sequence, or a image cannot be read.
     """
     if isinstance(images, str | bytes | Path) or not isinstance(images, Sequence):
-        raise QueryError("images has to be a list: for each prompt its picture, a list of its pictures, or None.")
-    if len(images) != rows:
-        raise QueryError(f"images has {len(images)} elements for {rows} prompts; give one per prompt.")
+        raise QueryError("images has to be a list: for each prompt its image, a list of its images, or None.")
+    if len(images) != sequences:
+        raise QueryError(f"images has {len(images)} elements for {sequences} prompts; give one per prompt.")
     return column([utf8("An image", _element(image)) for image in images], np.object_)
 
 
 def encode(image: Image) -> str:
-    """Return a picture as the wire takes it.
+    """Return a image as the wire takes it.
 
     Raises:
         QueryError: it cannot be read, or is none.
@@ -83,7 +83,7 @@ def _encode_text(text: str) -> str:
 
 
 def _is_base64(text: str) -> bool:
-    """Whether a text is a picture already. A path of that length would be an odd one."""
+    """Whether a text is a image already. A path of that length would be an odd one."""
     if len(text) < _SHORTEST_BASE64:
         return False
     try:

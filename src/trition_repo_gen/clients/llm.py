@@ -1,4 +1,4 @@
-"""A client of a model: prompts, pictures and per-row parameters in, typed answers out."""
+"""A client of a model: prompts, images and per-sequence parameters in, typed answers out."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ _MAX_INT = 2**63 - 1
 
 @dataclass(frozen=True)
 class Completion:
-    """The answer to one row."""
+    """The answer to one sequence."""
 
     text: str
     finish_reason: str
@@ -48,13 +48,13 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     log_probs: tuple[float, ...] | None = None
-    """Natural logarithms, one a token; None when no row asked for them, here and below."""
+    """Natural logarithms, one a token; None when no sequence asked for them, here and below."""
     top_logprobs: list[dict[str, float]] | None = None
     """For each token, the most likely tokens and their logarithms."""
 
 
 class LLMClient:
-    """A connection to one model, a language model or one that reads pictures as well. For one thread at a time.
+    """A connection to one model, a language model or one that takes images as well. For one thread at a time.
 
     Args:
         url: see `parse_url`.
@@ -97,10 +97,10 @@ class LLMClient:
             prompts: N texts; with `apply_chat_template` conversations, as lists of messages or as their JSON.
             parameters: `max_length`, `min_length`, `top_k`, `top_p`, `temperature`, `random_seed`,
                 `repetition_penalty`, `use_greedy`, `echo`, `apply_chat_template`, `compute_logprob`, `n_top_logprobs`:
-                one value for all rows, or a list of N. `stop_words`: a list of texts for all rows, or N such lists.
-                `images`, of multimodal models: a list with each prompt's picture, list of pictures, or None; a picture
-                is a Pillow image, a path, a URL (fetched here), or the bytes of a file.
-                None leaves the server's default.
+                one value for all sequences, or a list of N. `stop_words`: a list of texts for all sequences, or N such
+                lists. `images`, of multimodal models: a list with each prompt's image, list of images, or None; a image
+                is a Pillow image, a path, a URL (fetched here), or the bytes of a file. None leaves the server's
+                default.
 
         Raises:
             QueryError: a parameter is unknown or unfit, or the server refused the request.
@@ -108,7 +108,7 @@ class LLMClient:
         """
         wanted = ["sentences", "finish_reason", "prompt_tokens", "completion_tokens"]
         outputs = self.infer_arrays(prompts, wanted, with_lengths=True, **parameters)
-        rows = len(prompts)
+        sequences = len(prompts)
         missing = [name for name in wanted if name not in outputs]
         if missing:
             raise QueryError(f"The model has no output {missing[0]}; it was not written by trgen.")
@@ -117,28 +117,28 @@ class LLMClient:
         top = outputs.get("top_logprobs")
         return [
             Completion(
-                text=decode(outputs["sentences"][row, 0]),
-                finish_reason=decode(outputs["finish_reason"][row, 0]),
-                prompt_tokens=int(outputs["prompt_tokens"][row, 0]),
-                completion_tokens=int(outputs["completion_tokens"][row, 0]),
+                text=decode(outputs["sentences"][sequence, 0]),
+                finish_reason=decode(outputs["finish_reason"][sequence, 0]),
+                prompt_tokens=int(outputs["prompt_tokens"][sequence, 0]),
+                completion_tokens=int(outputs["completion_tokens"][sequence, 0]),
                 log_probs=(
                     None
                     if log_probs is None or lengths is None
-                    else tuple(float(value) for value in log_probs[row, : int(lengths[row, 0])])
+                    else tuple(float(value) for value in log_probs[sequence, : int(lengths[sequence, 0])])
                 ),
-                top_logprobs=None if top is None else json.loads(decode(top[row, 0])),
+                top_logprobs=None if top is None else json.loads(decode(top[sequence, 0])),
             )
-            for row in range(rows)
+            for sequence in range(sequences)
         ]
 
     def stream(self, prompt: Prompt, **parameters: Any) -> Iterator[str | Completion]:
-        """Send one prompt to the model's streaming twin; yield text as it comes, and the whole answer at the end.
+        """Send one prompt to the model's streaming model; yield text as it comes, and the whole answer at the end.
 
         Closing the iterator cancels the request.
 
         Args:
             prompt: as for `infer`.
-            parameters: as for `infer`, for one row.
+            parameters: as for `infer`, for one sequence.
 
         Raises:
             as `infer`.
@@ -199,16 +199,16 @@ def _inputs(prompts: Sequence[Prompt], parameters: Mapping[str, Any]) -> dict[st
     }
 
 
-def _tensor(name: str, value: Any, rows: int) -> NDArray[Any]:
+def _tensor(name: str, value: Any, sequences: int) -> NDArray[Any]:
     if name == "images":
-        return images.tensor(value, rows)
+        return images.tensor(value, sequences)
     if name == "stop_words":
-        return column([json.dumps(words).encode() for words in _stop_words(value, rows)], np.object_)
+        return column([json.dumps(words).encode() for words in _stop_words(value, sequences)], np.object_)
     if name not in _DTYPES:
         raise QueryError(f"There is no parameter {name!r}; there are {', '.join([*_DTYPES, 'stop_words', 'images'])}.")
-    values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * rows
-    if len(values) != rows:
-        raise QueryError(f"{name} has {len(values)} values for {rows} prompts; give one value, or one per prompt.")
+    values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * sequences
+    if len(values) != sequences:
+        raise QueryError(f"{name} has {len(values)} values for {sequences} prompts; give one value, or one per prompt.")
     for each in values:
         _check_value(name, each)
     return column(values, _DTYPES[name])
@@ -226,13 +226,15 @@ def _check_value(name: str, value: Any) -> None:
         raise QueryError(f"{name} is {value!r}; it has to be a number.")
 
 
-def _stop_words(value: Any, rows: int) -> list[list[str]]:
-    lists = [value] * rows if all(isinstance(word, str) for word in value) and not isinstance(value, str) else value
-    fits = not isinstance(lists, str) and len(lists) == rows
+def _stop_words(value: Any, sequences: int) -> list[list[str]]:
+    lists = (
+        [value] * sequences if all(isinstance(word, str) for word in value) and not isinstance(value, str) else value
+    )
+    fits = not isinstance(lists, str) and len(lists) == sequences
     if not fits or not all(
         isinstance(words, list | tuple) and all(isinstance(w, str) for w in words) for words in lists
     ):
-        raise QueryError(f"stop_words is {value!r}; give a list of texts, or one such list per prompt ({rows}).")
+        raise QueryError(f"stop_words is {value!r}; give a list of texts, or one such list per prompt ({sequences}).")
     return [list(words) for words in lists]
 
 

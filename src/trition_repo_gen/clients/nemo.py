@@ -122,7 +122,7 @@ class NemoQueryLLMPyTorch:
 
 
 class NemoQueryMultimodalPytorch:
-    """Queries a model that reads pictures on a Triton server.
+    """Queries a model that takes images on a Triton server.
 
         query = NemoQueryMultimodalPytorch(url="localhost:8000", model_name="qwen")
         output = query.query_multimodal(prompts=["What is in this image?"], images=[Image.open("photo.jpg")])
@@ -152,14 +152,14 @@ class NemoQueryMultimodalPytorch:
         inference_timeout: float = 600.0,
         **parameters: Any,
     ) -> dict[str, Any]:
-        """Continue prompts about pictures and wait for the answers.
+        """Continue prompts about images and wait for the answers.
 
         What is None is left to the server. Every sampling argument may be a list, too: one value per prompt.
 
         Args:
-            prompts: N texts, or conversations with `apply_chat_template`. A text that marks its pictures as the model's
+            prompts: N texts, or conversations with `apply_chat_template`. A text that marks its images as the model's
                 chat template does is taken as it is; any other becomes a user's message about them.
-            images: for each prompt a picture or a list of pictures: Pillow images, paths, URLs (fetched here), the
+            images: for each prompt a image or a list of images: Pillow images, paths, URLs (fetched here), the
                 bytes of files, base64 or `data:` URIs.
             max_length: most new tokens.
             max_batch_size: has no effect: the engine forms its batch anew at every step.
@@ -176,7 +176,7 @@ class NemoQueryMultimodalPytorch:
             the dictionary that `NemoQueryLLMPyTorch.query_llm` returns.
 
         Raises:
-            QueryError: an argument is refused, a picture cannot be read, the server did not answer in time, or
+            QueryError: an argument is refused, a image cannot be read, the server did not answer in time, or
                 answered with an error.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -200,12 +200,12 @@ class NemoQueryMultimodalPytorch:
 
 
 def _openai_shaped(model: str, outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    choice: dict[str, Any] = {"text": np.array([[decode(row[0])] for row in outputs["sentences"]])}
+    choice: dict[str, Any] = {"text": np.array([[decode(sequence[0])] for sequence in outputs["sentences"]])}
     logprobs: dict[str, Any] = {}
     if "log_probs" in outputs:
         logprobs["token_logprobs"] = outputs["log_probs"]
     if "top_logprobs" in outputs:
-        logprobs["top_logprobs"] = [json.loads(decode(row[0])) for row in outputs["top_logprobs"]]
+        logprobs["top_logprobs"] = [json.loads(decode(sequence[0])) for sequence in outputs["top_logprobs"]]
     if logprobs:
         choice["logprobs"] = logprobs
     created = int(time.time())

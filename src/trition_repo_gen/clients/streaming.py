@@ -20,7 +20,7 @@ _EVENT = b"data:"
 
 
 def over_http(address: ServerAddress, model: str, inputs: Mapping[str, Any], timeout: float) -> Iterator[Response]:
-    """Send one row to `generate_stream` and yield responses as they come. Closing the iterator cancels the request.
+    """Send one sequence to `generate_stream`; yield responses as they come. Closing the iterator cancels the request.
 
     Args:
         inputs: a JSON value for each input.

@@ -108,7 +108,7 @@ class TritonModel:
         return {name: array for name, array in arrays.items() if array is not None}
 
     def stream(self, inputs: Mapping[str, NDArray[Any]]) -> Iterator[streaming.Response]:
-        """Send one row and yield responses as they come; closing the iterator cancels the request.
+        """Send one sequence and yield responses as they come; closing the iterator cancels the request.
 
         Args:
             inputs: as for `infer`, of shape (1, 1) each.

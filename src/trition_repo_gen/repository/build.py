@@ -11,12 +11,12 @@ from trition_repo_gen.checkpoints import Checkpoint, Layout
 from trition_repo_gen.errors import RepositoryError, system_errors
 from trition_repo_gen.paths import expanded
 from trition_repo_gen.repository import gpu, idle, interpreter, ownership, sizing
-from trition_repo_gen.repository.deployment import Deployment, Twin
+from trition_repo_gen.repository.deployment import Deployment, StreamingKind
 from trition_repo_gen.repository.options import BuildOptions
-from trition_repo_gen.repository.render import CONFIG, Files, render, render_twin
+from trition_repo_gen.repository.render import CONFIG, Files, render, render_streaming_model
 from trition_repo_gen.repository.sizing import Sizing
 from trition_repo_gen.repository.source import read_checkpoint
-from trition_repo_gen.repository.validate import validate, validate_twin
+from trition_repo_gen.repository.validate import validate, validate_streaming_model
 from trition_repo_gen.repository.write import Folder, Written, compare, write, writing
 from trition_repo_gen.runtime.common import image_urls
 from trition_repo_gen.runtime.common.settings import Settings
@@ -33,10 +33,10 @@ class Build:
     files: Files
     written: Written
     """What was done, in a dry run what would be done."""
-    twins: dict[Twin, Written]
-    """The same of the twins' folders, of those that there are."""
+    streaming_models: dict[StreamingKind, Written]
+    """The same of the streaming models' folders, of those that there are."""
     removed: tuple[Path, ...]
-    """Folders of twins of an earlier build."""
+    """Folders of streaming models of an earlier build."""
     dry_run: bool
     sizing: Sizing
     """What it takes of each GPU."""
@@ -70,13 +70,13 @@ def build_repository(options: BuildOptions) -> Build:
     )
     sizes, gpu_notes = _fit(options, deployment.settings, checkpoint, layout)
     python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
-    twins = [twin for twin, wanted in deployment.twins.items() if wanted]
-    folders = [_model_folder(deployment), *(_twin_folder(deployment, twin) for twin in twins)]
+    streaming_models = [twin for twin, wanted in deployment.streaming_models.items() if wanted]
+    folders = [_model_folder(deployment), *(_streaming_model_folder(deployment, twin) for twin in streaming_models)]
     removed, other_notes = _unwanted(deployment)
     if options.dry_run:
-        written, *twins_written = compare(folders, force=options.force)
+        written, *streaming_written = compare(folders, force=options.force)
     else:
-        written, *twins_written = write(folders, removed, force=options.force)
+        written, *streaming_written = write(folders, removed, force=options.force)
     notes = (*layout_notes, *length_notes, *idle_notes, *gpu_notes, *python_notes, *other_notes)
     return Build(
         deployment=deployment,
@@ -84,7 +84,7 @@ def build_repository(options: BuildOptions) -> Build:
         layout=layout,
         files=folders[0].files,
         written=written,
-        twins=dict(zip(twins, twins_written, strict=True)),
+        streaming_models=dict(zip(streaming_models, streaming_written, strict=True)),
         removed=tuple(removed),
         dry_run=options.dry_run,
         sizing=sizes,
@@ -109,10 +109,13 @@ def _model_folder(deployment: Deployment) -> Folder:
     return _folder(deployment, deployment.model_folder, render(deployment), lambda config: validate(config, deployment))
 
 
-def _twin_folder(deployment: Deployment, twin: Twin) -> Folder:
-    files = render_twin(deployment, twin)
+def _streaming_model_folder(deployment: Deployment, twin: StreamingKind) -> Folder:
+    files = render_streaming_model(deployment, twin)
     return _folder(
-        deployment, deployment.twin_folder(twin), files, lambda config: validate_twin(config, deployment, twin)
+        deployment,
+        deployment.streaming_model_folder(twin),
+        files,
+        lambda config: validate_streaming_model(config, deployment, twin),
     )
 
 
@@ -127,13 +130,17 @@ def _folder(deployment: Deployment, path: Path, files: Files, check: Callable[[s
 
 
 def _unwanted(deployment: Deployment) -> tuple[list[Path], list[str]]:
-    """Return the folders of twins that this model shall not have any more, and a note for another model's folder."""
+    """Return the streaming models' folders to remove, and a note for each folder that belongs to another model."""
     model = deployment.model_name
-    folders = [deployment.twin_folder(twin) for twin, wanted in deployment.twins.items() if not wanted]
+    folders = [
+        deployment.streaming_model_folder(twin) for twin, wanted in deployment.streaming_models.items() if not wanted
+    ]
     with writing(deployment.model_repository):
-        twins = [folder for folder in folders if ownership.is_twin(folder, model)]
-        others = [folder for folder in folders if folder not in twins and ownership.is_model(folder)]
-    return twins, [f"{folder} has the name of a twin of {model}, but is another model; it stays." for folder in others]
+        streaming_models = [folder for folder in folders if ownership.is_streaming_model(folder, model)]
+        others = [folder for folder in folders if folder not in streaming_models and ownership.is_model(folder)]
+    return streaming_models, [
+        f"{folder} has the name of a streaming model of {model}, but is another model; it stays." for folder in others
+    ]
 
 
 def _layout(options: BuildOptions) -> Layout:

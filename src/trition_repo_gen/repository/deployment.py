@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
-Twin = Literal["stream", "trtllm"]
+StreamingKind = Literal["stream", "trtllm"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
@@ -23,11 +23,11 @@ class Deployment(BaseModel):
     model_version: int = Field(default=1, ge=1)
     model_repository: Path
     max_batch_size: int = Field(default=8, ge=1)
-    """Rows in one request; the batcher puts no more into one call of the stub either."""
+    """Sequences in one request; the batcher puts no more into one call of the stub either."""
     stream: bool = True
-    """Whether a twin streams the answers."""
+    """Whether a streaming model streams the answers."""
     trtllm_alias: bool = False
-    """Whether a twin has the tensors of a TensorRT-LLM model."""
+    """Whether a streaming model has the tensors of a TensorRT-LLM model."""
     settings: Settings
 
     @field_validator("model_name")
@@ -51,7 +51,7 @@ class Deployment(BaseModel):
             )
         if settings.enable_chunked_prefill and settings.chunked_prefill_size < settings.max_requests:
             raise RepositoryError(
-                f"--chunked-prefill-size is {settings.chunked_prefill_size}, but {settings.max_requests} rows "
+                f"--chunked-prefill-size is {settings.chunked_prefill_size}, but {settings.max_requests} sequences "
                 "(--max-requests) may run at once and have a token each in every step; write at least that."
             )
         return settings
@@ -68,21 +68,21 @@ class Deployment(BaseModel):
         return self.model_repository / self.model_name
 
     @property
-    def twins(self) -> dict[Twin, bool]:
+    def streaming_models(self) -> dict[StreamingKind, bool]:
         """The models that may stand beside this one and use its ranks, and whether they do."""
         return {"stream": self.stream, "trtllm": self.trtllm_alias}
 
-    def twin_name(self, twin: Twin) -> str:
-        """Return a twin's name."""
+    def streaming_model_name(self, twin: StreamingKind) -> str:
+        """Return a streaming model's name."""
         return f"{self.model_name}_{twin}"
 
-    def twin_folder(self, twin: Twin) -> Path:
-        """Return where a twin's config.pbtxt lies."""
-        return self.model_repository / self.twin_name(twin)
+    def streaming_model_folder(self, twin: StreamingKind) -> Path:
+        """Return where a streaming model's config.pbtxt lies."""
+        return self.model_repository / self.streaming_model_name(twin)
 
     @property
     def stream_settings(self) -> StreamSettings:
-        """The twins' settings."""
+        """The streaming models' settings."""
         settings = self.settings
         return StreamSettings(
             stream_of=self.model_name,

@@ -6,7 +6,8 @@ from pathlib import Path
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.render import CONFIG, MARK
 
-# As text, not as protobuf: a twin whose config.pbtxt was edited until Triton cannot read it is a twin still.
+# As text, not as protobuf: a streaming model whose config.pbtxt was edited until Triton cannot read it is a streaming
+# model still.
 _STREAM_OF = re.compile(r"""["']STREAM_OF["'][^"']*string_value\s*:\s*["']([^"']*)["']""")
 
 
@@ -38,8 +39,8 @@ def require_ours(folder: Path, version: int, config: str, *, force: bool) -> Non
             "or another --model-name."
         )
     if (other := _stream_of(theirs)) != (model := _stream_of(config)):
-        what = f"the twin of {other}" if other else "a model of its own"
-        mine = f"the twin of {model}" if model else "a model of its own"
+        what = f"the streaming model of {other}" if other else "a model of its own"
+        mine = f"the streaming model of {model}" if model else "a model of its own"
         raise RepositoryError(
             f"{folder} is {what}, and would become {mine}; write another --model-name, or --force to replace it."
         )
@@ -50,8 +51,8 @@ def is_model(folder: Path) -> bool:
     return _config(folder) is not None
 
 
-def is_twin(folder: Path, model: str) -> bool:
-    """Whether a twin of `model` that trgen wrote stands there."""
+def is_streaming_model(folder: Path, model: str) -> bool:
+    """Whether a streaming model of `model` that trgen wrote stands there."""
     config = _config(folder)
     return config is not None and _is_generated(config) and _stream_of(config) == model
 

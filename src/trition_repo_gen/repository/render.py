@@ -8,7 +8,7 @@ from google.protobuf.text_encoding import CEscape
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import trition_repo_gen
-from trition_repo_gen.repository.deployment import Deployment, Twin
+from trition_repo_gen.repository.deployment import Deployment, StreamingKind
 
 Files = dict[PurePosixPath, bytes]
 """Path below the model's folder → content."""
@@ -25,15 +25,15 @@ _GROUPS = {
     "CHECKPOINT": "What is served. Paths are those of the machine that serves.",
     "TENSOR_PARALLEL_SIZE": "How the model is cut over ranks. TENSOR × PIPELINE × CONTEXT ranks make one replica,\n"
     "# and NUM_GPUS × NUM_NODES ranks are started. Change these with `trgen build`, which checks that they fit.",
-    "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), rows decoded together per replica.\n"
+    "MAX_SEQUENCE_LENGTH": "The engine. Tokens per sequence (prompt and answer), sequences decoded per replica.\n"
     "# Requests that may wait (0: any number), for how many seconds (0: for ever), how many levels of urgency\n"
     "# they have (1 goes first) and the level of those that do not say (0: the middle).",
     "KV_CACHE_GIB": "The KV cache. GiB per rank; if 0, its share of the GPU memory that is free after loading; if 0,\n"
     "# what is left of the share of a GPU that may be in use in all. Whether prompts that begin alike share it,\n"
     "# and whether long ones are taken in over several steps of so many tokens.",
     "STREAM_OF": "The model whose ranks this one uses, and for how many seconds it waits for that model to load.",
-    "ALLOW_IMAGE_URLS": "Images. Hosts that pictures are fetched from, as in a.example.org,*.b.example.org (no value:\n"
-    "# none, clients send the pictures themselves). Pictures per prompt, MiB of an encoded one, pixels of one decoded.",
+    "ALLOW_IMAGE_URLS": "Images. Hosts that images are fetched from, as in a.example.org,*.b.example.org (no value:\n"
+    "# none, clients send the images themselves). Images per prompt, MiB of an encoded one, pixels of one decoded.",
     "RANK_PYTHON": "How the ranks are started: the Python that has Megatron, how often a dead group is started again,\n"
     "# after how many seconds a group that is not ready counts as dead, HOST:PORT where several nodes meet.",
 }
@@ -78,13 +78,13 @@ def render(deployment: Deployment) -> Files:
     return _render(deployment, None, deployment.settings.to_parameters(), _runtime_files())
 
 
-def render_twin(deployment: Deployment, twin: Twin) -> Files:
-    """Return the files of a twin's folder."""
+def render_streaming_model(deployment: Deployment, twin: StreamingKind) -> Files:
+    """Return the files of a streaming model's folder."""
     runtime = {path: content for path, content in _runtime_files().items() if path.parts[0] in _STUB_ROOMS}
     return _render(deployment, twin, deployment.stream_settings.to_parameters(), runtime)
 
 
-def _render(deployment: Deployment, kind: Twin | None, parameters: dict[str, str], runtime: Files) -> Files:
+def _render(deployment: Deployment, kind: StreamingKind | None, parameters: dict[str, str], runtime: Files) -> Files:
     environment = Environment(
         loader=FileSystemLoader(templates_folder()),
         undefined=StrictUndefined,
@@ -97,7 +97,7 @@ def _render(deployment: Deployment, kind: Twin | None, parameters: dict[str, str
     multimodal = deployment.settings.multimodal
     values = {
         "deployment": deployment,
-        "name": deployment.twin_name(kind) if kind else deployment.model_name,
+        "name": deployment.streaming_model_name(kind) if kind else deployment.model_name,
         "kind": kind,
         "parameters": _grouped(
             {key: value for key, value in parameters.items() if multimodal or key not in MULTIMODAL_ONLY}

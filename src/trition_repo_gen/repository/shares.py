@@ -62,9 +62,9 @@ def stage_weights(checkpoint: Checkpoint, layout: Layout, item_size: int) -> Seq
 def vocabulary(checkpoint: Checkpoint, layout: Layout) -> int:
     """Return the rows of the whole embedding as it is served, padded until the tensor-parallel ranks can share it."""
     stored = next((shape[0] for name, shape in checkpoint.shapes.items() if _EMBEDDING.search(name)), 0)
-    rows = checkpoint.vocab_size or stored
+    sequences = checkpoint.vocab_size or stored
     multiple = checkpoint.make_vocab_size_divisible_by * layout.tensor_parallel_size
-    return math.ceil(rows / multiple) * multiple if checkpoint.pads_vocab else rows
+    return math.ceil(sequences / multiple) * multiple if checkpoint.pads_vocab else sequences
 
 
 def _share(name: str, shape: Sequence[int], checkpoint: Checkpoint, layout: Layout) -> float:

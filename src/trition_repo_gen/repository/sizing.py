@@ -55,11 +55,11 @@ class Sizing:
     @property
     def requests(self) -> int:
         """Requests of full length that the KV cache has room for at the same time."""
-        return self.tokens // self._row
+        return self.tokens // self._sequence
 
     def room_for(self, requests: int) -> int:
         """Return the bytes of a KV cache for so many requests of full length."""
-        return (requests * self._row + self.spare_blocks * self.block_size) * self.token_bytes
+        return (requests * self._sequence + self.spare_blocks * self.block_size) * self.token_bytes
 
     @property
     def fits(self) -> bool:
@@ -69,7 +69,7 @@ class Sizing:
         return self.gpu is None or not self.kv_cache_is_given or self.total <= self.gpu
 
     @property
-    def _row(self) -> int:
+    def _sequence(self) -> int:
         """Tokens of the blocks that a request of full length has."""
         return math.ceil(self.max_sequence_length / self.block_size) * self.block_size
 
@@ -130,12 +130,12 @@ def require_fit(sizing: Sizing, checkpoint: Checkpoint, layout: Layout, settings
         raise LayoutError(_too_small(sizing, settings))
     if sizing.fits or sizing.gpu is None:
         return
-    row = "" if settings.kv_cache_gib else f" for one request of {settings.max_sequence_length} tokens"
+    sequence = "" if settings.kv_cache_gib else f" for one request of {settings.max_sequence_length} tokens"
     kv_cache = sizing.kv_cache if settings.kv_cache_gib else sizing.room_for(1)
     instead = list(_instead(checkpoint, layout, settings, sizing.gpu))
     raise LayoutError(
         f"{where} {binary(sizing.gpu)}{_allowed(settings)}, too little for {binary(sizing.weights)} of weights, "
-        f"{binary(sizing.working)} of working memory and {binary(kv_cache or 0)} of KV cache{row}; write "
+        f"{binary(sizing.working)} of working memory and {binary(kv_cache or 0)} of KV cache{sequence}; write "
         f"{' or '.join(instead) or '--gpu-memory-gib with the memory of larger GPUs, and serve it there'}."
     )
 

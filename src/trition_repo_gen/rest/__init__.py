@@ -1,6 +1,6 @@
 """The OpenAI-compatible service in front of Triton, and its page.
 
-It knows the wire and nothing else: a request becomes one row for each answer, each row one gRPC call.
+It knows the wire and nothing else: a request becomes one sequence for each answer, each sequence one gRPC call.
 """
 
 from .options import RestOptions

@@ -1,4 +1,4 @@
-"""Answers of Triton's models as they come: rows in, pieces of text and endings out."""
+"""Answers of Triton's models as they come: sequences in, pieces of text and endings out."""
 
 import asyncio
 import json
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from .catalog import Model
 from .errors import ApiError
-from .triton import Outputs, Row, Triton
+from .triton import Outputs, SequenceInputs, Triton
 
 _PLAIN = ("sentences", "finish_reason", "prompt_tokens", "completion_tokens")
 _LOG_PROBS = ("log_probs", "tokens", "top_logprobs")
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What is known of a row when it is answered."""
+class Finish:
+    """What is known of a sequence when it is answered."""
 
     finish_reason: str
     prompt_tokens: int
@@ -29,23 +29,23 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some text of a row; the last one has the ending."""
+class TextPiece:
+    """Some text of a sequence; the last one has the ending."""
 
-    row: int
+    sequence: int
     text: str
-    ending: Ending | None = None
+    ending: Finish | None = None
 
 
-async def whole_answers(triton: Triton, model: Model, rows: Sequence[Row]) -> list[Piece]:
-    """Return one piece a row, in order. Cancelling the task cancels all calls.
+async def whole_answers(triton: Triton, model: Model, sequences: Sequence[SequenceInputs]) -> list[TextPiece]:
+    """Return one piece a sequence, in order. Cancelling the task cancels all calls.
 
     Raises:
-        ApiError: a row was refused; nobody waits for the others then.
+        ApiError: a sequence was refused; nobody waits for the others then.
     """
-    if len(rows) == 1:
-        return [_piece(0, await triton.infer(model.name, rows[0], _wanted(rows[0])))]
-    calls = [asyncio.ensure_future(triton.infer(model.name, row, _wanted(row))) for row in rows]
+    if len(sequences) == 1:
+        return [_piece(0, await triton.infer(model.name, sequences[0], _wanted(sequences[0])))]
+    calls = [asyncio.ensure_future(triton.infer(model.name, sequence, _wanted(sequence))) for sequence in sequences]
     try:
         return [_piece(index, outputs) for index, outputs in enumerate(await asyncio.gather(*calls))]
     finally:
@@ -53,23 +53,27 @@ async def whole_answers(triton: Triton, model: Model, rows: Sequence[Row]) -> li
             call.cancel()
 
 
-async def streamed_answers(triton: Triton, model: Model, rows: Sequence[Row]) -> AsyncGenerator[Piece]:
-    """Yield pieces of all rows as they come. Closing the generator cancels all calls.
+async def streamed_answers(
+    triton: Triton, model: Model, sequences: Sequence[SequenceInputs]
+) -> AsyncGenerator[TextPiece]:
+    """Yield pieces of all sequences as they come. Closing the generator cancels all calls.
 
-    A model without a twin that streams gives each answer in one piece.
+    A model without a streaming model gives each answer in one piece.
 
     Raises:
-        ApiError: a row was refused.
+        ApiError: a sequence was refused.
     """
-    if len(rows) == 1:
-        async with aclosing(_stream(triton, model, 0, rows[0])) as pieces:
+    if len(sequences) == 1:
+        async with aclosing(_stream(triton, model, 0, sequences[0])) as pieces:
             async for piece in pieces:
                 yield piece
         return
-    queue: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(triton, model, index, row, queue)) for index, row in enumerate(rows)]
+    queue: asyncio.Queue[TextPiece | BaseException | None] = asyncio.Queue()
+    tasks = [
+        asyncio.create_task(_pump(triton, model, index, sequence, queue)) for index, sequence in enumerate(sequences)
+    ]
     try:
-        running = len(rows)
+        running = len(sequences)
         while running:
             item = await queue.get()
             if item is None:
@@ -85,10 +89,14 @@ async def streamed_answers(triton: Triton, model: Model, rows: Sequence[Row]) ->
 
 
 async def _pump(
-    triton: Triton, model: Model, index: int, row: Row, queue: "asyncio.Queue[Piece | BaseException | None]"
+    triton: Triton,
+    model: Model,
+    index: int,
+    sequence: SequenceInputs,
+    queue: "asyncio.Queue[TextPiece | BaseException | None]",
 ) -> None:
     try:
-        async with aclosing(_stream(triton, model, index, row)) as pieces:
+        async with aclosing(_stream(triton, model, index, sequence)) as pieces:
             async for piece in pieces:
                 queue.put_nowait(piece)
         queue.put_nowait(None)
@@ -96,12 +104,12 @@ async def _pump(
         queue.put_nowait(error)
 
 
-async def _stream(triton: Triton, model: Model, index: int, row: Row) -> AsyncGenerator[Piece]:
+async def _stream(triton: Triton, model: Model, index: int, sequence: SequenceInputs) -> AsyncGenerator[TextPiece]:
     if model.stream_name is None:
-        yield _piece(index, await triton.infer(model.name, row, _wanted(row)))
+        yield _piece(index, await triton.infer(model.name, sequence, _wanted(sequence)))
         return
     ended = False
-    async with aclosing(triton.stream(model.stream_name, row, _wanted(row))) as responses:
+    async with aclosing(triton.stream(model.stream_name, sequence, _wanted(sequence))) as responses:
         async for outputs in responses:
             yield _piece(index, outputs)
             ended = ended or "finish_reason" in outputs
@@ -109,20 +117,20 @@ async def _stream(triton: Triton, model: Model, index: int, row: Row) -> AsyncGe
         raise ApiError(500, "Triton's stream ended before the answer did.")
 
 
-def _wanted(row: Row) -> tuple[str, ...]:
-    return (*_PLAIN, *_LOG_PROBS) if row.get("compute_logprob") else _PLAIN
+def _wanted(sequence: SequenceInputs) -> tuple[str, ...]:
+    return (*_PLAIN, *_LOG_PROBS) if sequence.get("compute_logprob") else _PLAIN
 
 
-def _piece(index: int, outputs: Outputs) -> Piece:
+def _piece(index: int, outputs: Outputs) -> TextPiece:
     text = outputs.get("sentences", "")
     if "finish_reason" not in outputs:
-        return Piece(index, text)
+        return TextPiece(index, text)
     top = outputs.get("top_logprobs")
     tokens = outputs.get("tokens")
-    return Piece(
+    return TextPiece(
         index,
         text,
-        Ending(
+        Finish(
             finish_reason=outputs["finish_reason"],
             prompt_tokens=outputs["prompt_tokens"],
             completion_tokens=outputs["completion_tokens"],

@@ -23,8 +23,8 @@ from .guard import ApiKeys, Guard, Rate
 from .health import Health
 from .options import RestOptions
 from .requests import ChatRequest, CompletionRequest
-from .rows import chat_rows, completion_rows
-from .triton import Row, Triton
+from .sequences import chat_sequences, completion_sequences
+from .triton import SequenceInputs, Triton
 
 _PAGE = Path(__file__).with_name("page")
 _PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript")}
@@ -66,16 +66,16 @@ async def retrieve_model(name: str, request: Request) -> dict[str, Any]:
 async def complete(body: CompletionRequest, request: Request) -> Response:
     """Continue prompts."""
     model = await _service(request).catalog.get(body.model)
-    rows = completion_rows(body, model)
-    return await _answer(body, request, model, rows, CompletionFormat(model.name, body.choices))
+    sequences = completion_sequences(body, model)
+    return await _answer(body, request, model, sequences, CompletionFormat(model.name, body.choices))
 
 
 @_routes.post("/v1/chat/completions", response_model=None)
 async def chat(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     model = await _service(request).catalog.get(body.model)
-    rows = chat_rows(body, model)
-    return await _answer(body, request, model, rows, ChatFormat(model.name, body.choices))
+    sequences = chat_sequences(body, model)
+    return await _answer(body, request, model, sequences, ChatFormat(model.name, body.choices))
 
 
 @_routes.get("/v1/health")
@@ -95,15 +95,15 @@ async def triton_health(request: Request) -> JSONResponse:
 
 
 async def _answer(
-    body: CompletionRequest | ChatRequest, request: Request, model: Model, rows: list[Row], form: Format
+    body: CompletionRequest | ChatRequest, request: Request, model: Model, sequences: list[SequenceInputs], form: Format
 ) -> Response:
     triton = _service(request).triton
     if body.stream:
-        pieces = streamed_answers(triton, model, rows)
+        pieces = streamed_answers(triton, model, sequences)
         return EventStream(form.events(pieces, include_usage=body.includes_usage))
 
     async def answer() -> Response:
-        return Response(form.document(await whole_answers(triton, model, rows)), media_type="application/json")
+        return Response(form.document(await whole_answers(triton, model, sequences)), media_type="application/json")
 
     return await unless_gone(request.receive, answer())
 

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import ApiError, unknown_model
 from .triton import Triton
 
-_TWIN = "_stream"
+_STREAM_SUFFIX = "_stream"
 _NEEDED = {"prompts", "sentences", "finish_reason", "prompt_tokens", "completion_tokens"}
 _FRESH_SECONDS = 5.0
 _LEAST_SECONDS = 0.5
@@ -27,7 +27,7 @@ class Model:
     inputs: frozenset[str]
     outputs: frozenset[str]
     stream_name: str | None
-    """The decoupled twin that streams its answers."""
+    """The decoupled streaming model its answers."""
     max_length: int | None
     """Tokens of prompt and answer together, if the configuration says so."""
 
@@ -101,7 +101,7 @@ class Catalog:
             raise
 
     def _model(self, config: Any, configs: Collection[str]) -> Model:
-        twin = f"{config.name}{_TWIN}"
+        twin = f"{config.name}{_STREAM_SUFFIX}"
         length = config.parameters["MAX_SEQUENCE_LENGTH"].string_value if config.parameters else ""
         return Model(
             name=config.name,
@@ -114,6 +114,6 @@ class Catalog:
 
 
 def _answers_prompts(config: Any) -> bool:
-    """Whether it is a model of the kind that trgen writes, and not the twin of one."""
+    """Whether it is a model of the kind that trgen writes, and not the streaming model of one."""
     names = {tensor.name for tensor in (*config.input, *config.output)}
     return names >= _NEEDED and not config.model_transaction_policy.decoupled

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any
 
-from .answers import Ending, Piece
+from .answers import Finish, TextPiece
 from .errors import ApiError
 from .logprobs import chat_logprobs, completion_logprobs
 
@@ -32,7 +32,7 @@ class Format(ABC):
         self._head = {"id": f"{self.id_prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     @abstractmethod
-    def _choice(self, text: str, ending: Ending) -> dict[str, Any]:
+    def _choice(self, text: str, ending: Finish) -> dict[str, Any]:
         """Return a choice of a document, without index and finish reason."""
 
     @abstractmethod
@@ -40,21 +40,21 @@ class Format(ABC):
         """Return the JSON members of a stream's choice that carry text."""
 
     @abstractmethod
-    def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
-        """Return a stream's last choice, without index and finish reason; `whole` is all text of the row."""
+    def _last_delta(self, text: str, whole: str, ending: Finish) -> dict[str, Any]:
+        """Return a stream's last choice, without index and finish reason; `whole` is all text of the sequence."""
 
-    def document(self, pieces: Iterable[Piece]) -> bytes:
+    def document(self, pieces: Iterable[TextPiece]) -> bytes:
         """Return the answer of a request that does not stream."""
         choices, endings = [], []
         for piece in pieces:
             assert piece.ending is not None
             endings.append(piece.ending)
-            choice = {"index": piece.row} | self._choice(piece.text, piece.ending)
+            choice = {"index": piece.sequence} | self._choice(piece.text, piece.ending)
             choices.append(choice | {"finish_reason": piece.ending.finish_reason})
         document = {**self._head, "object": self.document_kind, "choices": choices, "usage": self._usage(endings)}
         return _json(document).encode()
 
-    async def events(self, pieces: AsyncGenerator[Piece], *, include_usage: bool) -> AsyncGenerator[bytes]:
+    async def events(self, pieces: AsyncGenerator[TextPiece], *, include_usage: bool) -> AsyncGenerator[bytes]:
         """Yield the server-sent events of a stream; closing the generator closes `pieces`.
 
         Raises:
@@ -63,23 +63,23 @@ class Format(ABC):
         # Everything that is the same in all events is written once: this runs for every token of every client.
         head = _json(self._head | {"object": self.event_kind})[:-1]
         tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
-        endings: dict[int, Ending] = {}
+        endings: dict[int, Finish] = {}
         texts: dict[int, list[str]] = {}
         async with aclosing(pieces):
             try:
                 async for piece in pieces:
                     start = ""
-                    if piece.row not in texts:
-                        texts[piece.row] = []
-                        start = self._opening(piece.row, head, tail)
-                    texts[piece.row].append(piece.text)
+                    if piece.sequence not in texts:
+                        texts[piece.sequence] = []
+                        start = self._opening(piece.sequence, head, tail)
+                    texts[piece.sequence].append(piece.text)
                     if piece.ending is None:
-                        choice = f'"index":{piece.row},{self._delta(piece.text)},"logprobs":null'
+                        choice = f'"index":{piece.sequence},{self._delta(piece.text)},"logprobs":null'
                         choice = f'{{{choice},"finish_reason":null}}'
                     else:
-                        endings[piece.row] = piece.ending
-                        last = self._last_delta(piece.text, "".join(texts[piece.row]), piece.ending)
-                        last = {"index": piece.row, **last, "finish_reason": piece.ending.finish_reason}
+                        endings[piece.sequence] = piece.ending
+                        last = self._last_delta(piece.text, "".join(texts[piece.sequence]), piece.ending)
+                        last = {"index": piece.sequence, **last, "finish_reason": piece.ending.finish_reason}
                         choice = _json(last)
                     yield f'{start}data: {head},"choices":[{choice}]{tail}'.encode()
             except ApiError as error:
@@ -88,15 +88,15 @@ class Format(ABC):
                 yield f"data: {_json(error.body())}\n\n".encode()
                 return
         if include_usage:
-            usage = _json(self._usage([endings[row] for row in sorted(endings)]))
+            usage = _json(self._usage([endings[sequence] for sequence in sorted(endings)]))
             yield f'data: {head},"choices":[],"usage":{usage}}}\n\n'.encode()
         yield _DONE
 
-    def _opening(self, row: int, head: str, tail: str) -> str:
-        """Return the event before a row's first text, if there is one."""
+    def _opening(self, sequence: int, head: str, tail: str) -> str:
+        """Return the event before a sequence's first text, if there is one."""
         return ""
 
-    def _usage(self, endings: list[Ending]) -> dict[str, int]:
+    def _usage(self, endings: list[Finish]) -> dict[str, int]:
         # The answers to one prompt follow each other; it was read once.
         prompt = sum(ending.prompt_tokens for ending in endings[:: self._choices])
         completion = sum(ending.completion_tokens for ending in endings)
@@ -109,13 +109,13 @@ class CompletionFormat(Format):
     id_prefix = "cmpl"
     document_kind = event_kind = "text_completion"
 
-    def _choice(self, text: str, ending: Ending) -> dict[str, Any]:
+    def _choice(self, text: str, ending: Finish) -> dict[str, Any]:
         return {"text": text, "logprobs": completion_logprobs(text, ending)}
 
     def _delta(self, text: str) -> str:
         return f'"text":{_json(text)}'
 
-    def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
+    def _last_delta(self, text: str, whole: str, ending: Finish) -> dict[str, Any]:
         return {"text": text, "logprobs": completion_logprobs(whole, ending)}
 
 
@@ -126,18 +126,18 @@ class ChatFormat(Format):
     document_kind = "chat.completion"
     event_kind = "chat.completion.chunk"
 
-    def _choice(self, text: str, ending: Ending) -> dict[str, Any]:
+    def _choice(self, text: str, ending: Finish) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"message": message, "logprobs": chat_logprobs(ending)}
 
     def _delta(self, text: str) -> str:
         return f'"delta":{{"content":{_json(text)}}}'
 
-    def _last_delta(self, text: str, whole: str, ending: Ending) -> dict[str, Any]:
+    def _last_delta(self, text: str, whole: str, ending: Finish) -> dict[str, Any]:
         return {"delta": {"content": text} if text else {}, "logprobs": chat_logprobs(ending)}
 
-    def _opening(self, row: int, head: str, tail: str) -> str:
-        choice = f'"index":{row},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null'
+    def _opening(self, sequence: int, head: str, tail: str) -> str:
+        choice = f'"index":{sequence},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null'
         return f'data: {head},"choices":[{{{choice}}}]{tail}'
 
 

@@ -9,12 +9,12 @@ from contextlib import aclosing
 
 from .catalog import Catalog, Model
 from .errors import TIMEOUT, ApiError
-from .triton import Row, Triton
+from .triton import SequenceInputs, Triton
 
 _FRESH_SECONDS = 2.0
 """However many ask, models are asked no more often."""
 _ANSWER_SECONDS = 5.0
-_ONE_TOKEN: Row = {"prompts": "a", "max_length": 1}
+_ONE_TOKEN: SequenceInputs = {"prompts": "a", "max_length": 1}
 _FULL = "The server is full"
 """How a model's refusal begins that has no place and no room in its queue: it is busy, not dead."""
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from .answers import Ending
+from .answers import Finish
 
 _IMPOSSIBLE = -9999.0
 """OpenAI's log-probability of what has none: JSON knows no infinity."""
 
 
-def completion_logprobs(text: str, ending: Ending) -> dict[str, Any] | None:
+def completion_logprobs(text: str, ending: Finish) -> dict[str, Any] | None:
     """Return the `logprobs` of a choice of `/v1/completions`, or None where none were asked for.
 
     Args:
@@ -29,7 +29,7 @@ def completion_logprobs(text: str, ending: Ending) -> dict[str, Any] | None:
     }
 
 
-def chat_logprobs(ending: Ending) -> dict[str, Any] | None:
+def chat_logprobs(ending: Finish) -> dict[str, Any] | None:
     """Return the `logprobs` of a choice of `/v1/chat/completions`, or None where none were asked for."""
     if ending.log_probs is None or ending.tokens is None:
         return None

@@ -1,4 +1,4 @@
-"""Triton over gRPC, one row a call: values in, values out, without numpy on the way of every token."""
+"""Triton over gRPC, one sequence a call: values in, values out, without numpy on the way of every token."""
 
 import array
 import struct
@@ -12,10 +12,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from .errors import ApiError, from_triton
 
 Value = str | bool | int | float
-Row = Mapping[str, Value]
-"""Inputs of one row by name: str is sent as BYTES, bool as BOOL, int as INT64 and float as FP32."""
+SequenceInputs = Mapping[str, Value]
+"""Inputs of one sequence by name: str is sent as BYTES, bool as BOOL, int as INT64 and float as FP32."""
 Outputs = dict[str, Any]
-"""Outputs of one row by name: text of BYTES, an int of INT64, a list of floats of FP32."""
+"""Outputs of one sequence by name: text of BYTES, an int of INT64, a list of floats of FP32."""
 
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),
@@ -71,26 +71,30 @@ class Triton:
         """
         return (await self._call("ModelConfig", service_pb2.ModelConfigRequest(name=model), seconds)).config
 
-    async def infer(self, model: str, row: Row, outputs: Iterable[str], seconds: float | None = None) -> Outputs:
-        """Send one row and return its outputs. Cancelling the task cancels the call.
+    async def infer(
+        self, model: str, sequence: SequenceInputs, outputs: Iterable[str], seconds: float | None = None
+    ) -> Outputs:
+        """Send one sequence and return its outputs. Cancelling the task cancels the call.
 
         Raises:
             ApiError: a text is not valid Unicode; or Triton refused the request, failed, or did not answer within
                 `seconds`.
         """
-        return _outputs(await self._call("ModelInfer", _request(model, row, outputs), seconds))
+        return _outputs(await self._call("ModelInfer", _request(model, sequence, outputs), seconds))
 
     async def stream(
-        self, model: str, row: Row, outputs: Iterable[str], seconds: float | None = None
+        self, model: str, sequence: SequenceInputs, outputs: Iterable[str], seconds: float | None = None
     ) -> AsyncGenerator[Outputs]:
-        """Send one row to a decoupled model and yield the outputs of each response.
+        """Send one sequence to a decoupled model and yield the outputs of each response.
 
         Closing the iterator, or cancelling the task, cancels the call.
 
         Raises:
             as `infer`.
         """
-        call = self._stub.ModelStreamInfer([_request(model, row, outputs)], metadata=_STREAM_METADATA, timeout=seconds)
+        call = self._stub.ModelStreamInfer(
+            [_request(model, sequence, outputs)], metadata=_STREAM_METADATA, timeout=seconds
+        )
         try:
             async for response in call:
                 if response.error_message:
@@ -113,9 +117,9 @@ def _translated(error: grpc.aio.AioRpcError) -> ApiError:
     return from_triton(error.code(), error.details())
 
 
-def _request(model: str, row: Row, outputs: Iterable[str]) -> Any:
+def _request(model: str, sequence: SequenceInputs, outputs: Iterable[str]) -> Any:
     request = service_pb2.ModelInferRequest(model_name=model)
-    for name, value in row.items():
+    for name, value in sequence.items():
         tensor = request.inputs.add(name=name, shape=(1, 1))
         if isinstance(value, str):
             tensor.datatype = "BYTES"
@@ -151,7 +155,7 @@ def _outputs(response: Any) -> Outputs:
 
 
 def _text(raw: bytes) -> str:
-    # 4 bytes of length before every text of a BYTES tensor; there is one row, so one text.
+    # 4 bytes of length before every text of a BYTES tensor; there is one sequence, so one text.
     return raw[4:].decode(errors="replace")
 
 

@@ -13,15 +13,15 @@ In a program or a test:
 """
 
 from .command import Endpoint, ServeOptions
-from .companion import Companion
 from .find import TritonServer, find_tritonserver
 from .foreground import serve
 from .ports import free_ports
 from .process import Server, ServerExitedError, check, running_server
+from .rest_process import RestProcess
 
 __all__ = [
-    "Companion",
     "Endpoint",
+    "RestProcess",
     "ServeOptions",
     "Server",
     "ServerExitedError",

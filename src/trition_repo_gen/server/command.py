@@ -49,7 +49,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StepPlan:
     """What will be started: the options with the forwarded ones taken in."""
 
     arguments: tuple[str, ...]
@@ -65,7 +65,7 @@ class Plan:
     """Seconds that tritonserver may take for requests in flight when it ends."""
 
 
-def plan(options: ServeOptions) -> Plan:
+def plan(options: ServeOptions) -> StepPlan:
     """Work out the command line and what it means.
 
     Raises:
@@ -104,7 +104,7 @@ def plan(options: ServeOptions) -> Plan:
     if last("model-control-mode", "none") == "explicit":
         asked = frozenset(forwarded.get("load-model", []))
         loaded = None if "*" in asked else asked
-    return Plan(
+    return StepPlan(
         arguments=(*arguments, *options.forwarded),
         http=http,
         grpc=grpc,
@@ -115,7 +115,7 @@ def plan(options: ServeOptions) -> Plan:
     )
 
 
-def models_to_wait_for(chosen: Plan) -> tuple[str, ...]:
+def models_to_wait_for(chosen: StepPlan) -> tuple[str, ...]:
     """Return the names of the models that tritonserver will load, sorted.
 
     Raises:
@@ -175,7 +175,7 @@ def find_models(repository: Path) -> list[str]:
     return names
 
 
-def check_ports(chosen: Plan, *others: Endpoint) -> None:
+def check_ports(chosen: StepPlan, *others: Endpoint) -> None:
     """Check that tritonserver will be able to bind its ports; it would find out only after it has loaded the models.
 
     Args:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 
 from .command import ServeOptions, plan
-from .companion import Companion, RunningCompanion
 from .descendants import wait_for
 from .process import Server, ServerExitedError, check_companion
+from .rest_process import RestProcess, RunningRestProcess
 from .watch import LogView
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -60,27 +60,27 @@ def caught_signals() -> Iterator[Signals]:
         sender.close()
 
 
-def serve(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> int:
+def serve(options: ServeOptions, *, tritonserver: str | None = None, rest_process: RestProcess | None = None) -> int:
     """Serve until tritonserver ends or a signal comes; return the exit code of this process.
 
     SIGINT and SIGTERM go on to tritonserver, SIGHUP as SIGTERM; until it and its children have ended, further ones
     change nothing. The code is tritonserver's: 0 when it ended in order, also after a signal; 128 + N when signal N
     ended it, which is what happens while models load (130 after Ctrl-C, 143 after SIGTERM); 1 when a model cannot be
-    loaded. A companion starts at once and ends with tritonserver; when it ends by itself that is said, and tritonserver
-    serves on.
+    loaded. A REST process starts at once and ends with tritonserver; when it ends by itself that is said, and
+    tritonserver serves on.
 
     Raises:
         ServerError: nothing was started.
     """
-    check_companion(plan(options), companion)
+    check_companion(plan(options), rest_process)
     view = LogView()
     with caught_signals() as signals:
         server = Server.start(options, tritonserver=tritonserver, on_line=view.show)
-        beside: RunningCompanion | None = None
+        beside: RunningRestProcess | None = None
         number = signal.SIGTERM
         try:
-            if companion is not None and server.grpc_url is not None:
-                beside = RunningCompanion(companion, server.grpc_url, server.mark, view.show)
+            if rest_process is not None and server.grpc_url is not None:
+                beside = RunningRestProcess(rest_process, server.grpc_url, server.mark, view.show)
             if _wait_ready(server, beside, view, signals):
                 _announce(server, beside)
             if code := _wait_end(server, beside, signals):
@@ -100,7 +100,7 @@ def serve(options: ServeOptions, *, tritonserver: str | None = None, companion: 
     return code
 
 
-def _wait_ready(server: Server, beside: RunningCompanion | None, view: LogView, signals: Signals) -> bool:
+def _wait_ready(server: Server, beside: RunningRestProcess | None, view: LogView, signals: Signals) -> bool:
     """Return whether everything takes requests; False when a signal came first, or when it cannot be known."""
     if server.http_url is None:
         _say("HTTP is turned off, so it is not known when the models are ready; see the log.")
@@ -116,7 +116,7 @@ def _wait_ready(server: Server, beside: RunningCompanion | None, view: LogView, 
     return True
 
 
-def _wait_end(server: Server, beside: RunningCompanion | None, signals: Signals) -> int | None:
+def _wait_end(server: Server, beside: RunningRestProcess | None, signals: Signals) -> int | None:
     """Wait for tritonserver's end and return its exit code, or None when a signal came first."""
     while True:
         handles = [] if beside is None or beside.ended is None else [beside.ended]
@@ -127,12 +127,12 @@ def _wait_end(server: Server, beside: RunningCompanion | None, signals: Signals)
             _look_after(beside)
 
 
-def _look_after(beside: RunningCompanion) -> None:
+def _look_after(beside: RunningRestProcess) -> None:
     if beside.ended is not None and wait_for([beside.ended], 0):
         _say(beside.look_after())
 
 
-def _announce(server: Server, beside: RunningCompanion | None) -> None:
+def _announce(server: Server, beside: RunningRestProcess | None) -> None:
     print(f"ready: http://{server.http_url} models: {' '.join(server.models)}")
     if beside is not None and beside.announcement is not None:
         print(beside.announcement)

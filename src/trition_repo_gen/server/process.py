@@ -16,11 +16,11 @@ from typing import IO
 
 from trition_repo_gen.errors import ServerError
 
-from .command import Plan, ServeOptions, check_ports, models_to_wait_for, plan
-from .companion import Companion
+from .command import ServeOptions, StepPlan, check_ports, models_to_wait_for, plan
 from .descendants import MARK, end_marked, marked_processes, name_of, wait_for
 from .find import find_tritonserver
 from .prepare import prepare
+from .rest_process import RestProcess
 from .watch import first_unready
 
 POLL_INTERVAL = 0.1
@@ -34,7 +34,7 @@ _ERROR = re.compile(r"error:|\[trgen |E\d{4} |Signal \(\d+\) received")
 _LOST_RACE = "boost::interprocess::lock_exception"
 _NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error wherever there is no GPU
 _RANK = re.compile(r"rank (\d+)")  # how a rank names its process
-_LEASH = Path(__file__).with_name("leash.py")
+_PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 
 
 class ServerExitedError(ServerError):
@@ -51,7 +51,7 @@ class Server:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        chosen: Plan,
+        chosen: StepPlan,
         models: tuple[str, ...],
         mark: str,
         on_line: Callable[[str], None],
@@ -95,7 +95,7 @@ class Server:
         mark = uuid.uuid4().hex
         arguments = [*launch.arguments, *_shared_memory(mark), *chosen.arguments]
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _LEASH, str(os.getpid()), str(found.path), *arguments],
+            [sys.executable, "-I", "-S", _PARENT_DEATH, str(os.getpid()), str(found.path), *arguments],
             env=launch.environment | {MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -246,29 +246,29 @@ class Server:
                 region.unlink()
 
 
-def check(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> None:
+def check(options: ServeOptions, *, tritonserver: str | None = None, rest_process: RestProcess | None = None) -> None:
     """Find out what would keep a server from starting, whatever its repository holds; start nothing.
 
     Raises:
-        ServerError: no tritonserver, a stub that cannot run, a port in use, or a companion that cannot talk to it.
+        ServerError: no tritonserver, a stub that cannot run, a port in use, or a REST process that cannot talk to it.
     """
     chosen = plan(options)
-    check_companion(chosen, companion)
+    check_companion(chosen, rest_process)
     check_ports(chosen)
     prepare(find_tritonserver(tritonserver))
 
 
-def check_companion(chosen: Plan, companion: Companion | None) -> None:
-    """Find out what would keep a companion from working beside a server.
+def check_companion(chosen: StepPlan, rest_process: RestProcess | None) -> None:
+    """Find out what would keep a REST process from working beside a server.
 
     Raises:
         ServerError: its port is in use or one of the server's, or gRPC is turned off.
     """
-    if companion is None:
+    if rest_process is None:
         return
     if chosen.grpc is None:
-        raise ServerError(f"The {companion.name} talks to tritonserver over gRPC, which is turned off.")
-    check_ports(chosen, companion.endpoint)
+        raise ServerError(f"The {rest_process.name} talks to tritonserver over gRPC, which is turned off.")
+    check_ports(chosen, rest_process.endpoint)
 
 
 @contextlib.contextmanager

@@ -61,8 +61,8 @@ def test_a_batch_is_its_rows(qwen: Serving) -> None:
 
     assert together.sentences == [reply.sentences[0] for reply in alone]
     assert together.completion_tokens == [reply.completion_tokens[0] for reply in alone]
-    for row, reply in zip(together.log_probs, alone, strict=True):
-        assert row == pytest.approx(reply.log_probs[0], abs=1e-3)
+    for sequence, reply in zip(together.log_probs, alone, strict=True):
+        assert sequence == pytest.approx(reply.log_probs[0], abs=1e-3)
 
 
 def test_the_trained_model_knows_pictures_it_has_not_seen(one_rank: dict[str, Serving], pictures: ModuleType) -> None:
@@ -74,7 +74,7 @@ def test_the_trained_model_knows_pictures_it_has_not_seen(one_rank: dict[str, Se
     def answers(first: int) -> list[str]:
         batch = [each.image for each in drawn[first : first + 4]]
         output = query.query_multimodal([question] * len(batch), batch)
-        return [row[0] for row in output["choices"][0]["text"]]
+        return [sequence[0] for sequence in output["choices"][0]["text"]]
 
     with ThreadPoolExecutor(4) as pool:
         found = [answer for batch in pool.map(answers, range(0, UNSEEN, 4)) for answer in batch]
@@ -207,9 +207,9 @@ def png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     packer = zlib.compressobj()
-    rows = b"".join(packer.compress(bytes(1 + 3 * width)) for _ in range(height)) + packer.flush()
+    sequences = b"".join(packer.compress(bytes(1 + 3 * width)) for _ in range(height)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", sequences) + chunk(b"IEND", b"")
 
 
 @contextmanager
@@ -285,4 +285,4 @@ def test_a_picture_is_upright_and_in_colour_whatever_its_file(
         ["What is in this image?"] * len(files), files
     )
 
-    assert [row[0] for row in output["choices"][0]["text"]] == [expected] * len(files)
+    assert [sequence[0] for sequence in output["choices"][0]["text"]] == [expected] * len(files)

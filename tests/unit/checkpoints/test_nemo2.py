@@ -110,7 +110,7 @@ def test_a_family_that_is_not_served(tmp_path: Path, name: str, sentence: str) -
 def test_a_language_model(tmp_path: Path) -> None:
     graph = context(Call("nemo.collections.llm.gpt.model.llama.LlamaModel", config=language()))
     with pytest.raises(
-        CheckpointError, match=r"of LlamaModel, which is no model with pictures; export .*llm\.export_ckpt"
+        CheckpointError, match=r"of LlamaModel, which is no model with images; export .*llm\.export_ckpt"
     ):
         read_nemo2(write(tmp_path / "llama", graph))
 

@@ -11,7 +11,7 @@ from trition_repo_gen import server
 from trition_repo_gen.cli import app
 from trition_repo_gen.cli.serve import ServeFlags
 from trition_repo_gen.errors import ServerError
-from trition_repo_gen.server import Companion, ServeOptions
+from trition_repo_gen.server import RestProcess, ServeOptions
 
 
 def trgen(line: str) -> Result:
@@ -19,20 +19,22 @@ def trgen(line: str) -> Result:
 
 
 @pytest.fixture
-def companions() -> list[Companion | None]:
+def rest_processes() -> list[RestProcess | None]:
     """What would have run beside each server."""
     return []
 
 
 @pytest.fixture
 def served(
-    monkeypatch: pytest.MonkeyPatch, companions: list[Companion | None]
+    monkeypatch: pytest.MonkeyPatch, rest_processes: list[RestProcess | None]
 ) -> list[tuple[ServeOptions, str | None]]:
     """What would have been served; the server says that it ended with code 7."""
     calls: list[tuple[ServeOptions, str | None]] = []
 
-    def serve(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> int:
-        companions.append(companion)
+    def serve(
+        options: ServeOptions, *, tritonserver: str | None = None, rest_process: RestProcess | None = None
+    ) -> int:
+        rest_processes.append(rest_process)
         calls.append((options, tritonserver))
         return 7
 
@@ -85,25 +87,25 @@ def test_the_program(served: list[tuple[ServeOptions, str | None]]) -> None:
 )
 def test_the_rest_service(
     served: list[tuple[ServeOptions, str | None]],
-    companions: list[Companion | None],
+    rest_processes: list[RestProcess | None],
     line: str,
     expected: tuple[str, int],
 ) -> None:
     trgen(f"serve {line} --max-body-mib 3")
-    (companion,) = companions
-    assert companion is not None
-    assert (companion.endpoint.address, companion.endpoint.port) == expected
+    (rest_process,) = rest_processes
+    assert rest_process is not None
+    assert (rest_process.endpoint.address, rest_process.endpoint.port) == expected
     assert {f"--server-address={expected[0]}", f"--server-port={expected[1]}", "--max-body-mib=3"} <= set(
-        companion.command
+        rest_process.command
     )
 
 
 @pytest.mark.parametrize("line", ["--no-rest", "--no_rest -sp 8081", "--server-port 0"])
 def test_no_rest_service(
-    served: list[tuple[ServeOptions, str | None]], companions: list[Companion | None], line: str
+    served: list[tuple[ServeOptions, str | None]], rest_processes: list[RestProcess | None], line: str
 ) -> None:
     trgen(f"serve {line}")
-    assert companions == [None]
+    assert rest_processes == [None]
 
 
 @pytest.mark.parametrize("line", ["-tp 0", "-tp 65536", "--grpc-port many", "--metrics-port -1", "--unknown"])
@@ -119,7 +121,9 @@ def test_a_repository_without_its_flag() -> None:
 
 
 def test_deploy_refuses_a_port_in_use_before_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(options: ServeOptions, *, tritonserver: str | None = None, companion: Companion | None = None) -> None:
+    def check(
+        options: ServeOptions, *, tritonserver: str | None = None, rest_process: RestProcess | None = None
+    ) -> None:
         raise ServerError(f"Port {options.http_port} is in use.")
 
     monkeypatch.setattr(server, "check", check)

@@ -14,7 +14,7 @@ _OUTPUTS = ("sentences", "finish_reason", "prompt_tokens", "completion_tokens")
 
 
 class EchoModel(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """The model `echo` and its twin: they answer one row with its prompt, and remember what they were asked."""
+    """The model `echo` and its streaming model: they answer with the prompt, and remember what they were asked."""
 
     def __init__(self) -> None:
         self.url = ""

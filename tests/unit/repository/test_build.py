@@ -263,18 +263,18 @@ def test_a_twin_streams(build: Callable[..., Build], tmp_path: Path) -> None:
     assert [tensor.name for tensor in config.input] == [tensor.name for tensor in parse(result.config).input]
     assert "stream_model import TritonPythonModel" in (folder / "1" / "model.py").read_text()
     assert not (folder / "1" / "runtime" / "rank").exists()
-    assert result.twins["stream"].outcome == "created"
+    assert result.streaming_models["stream"].outcome == "created"
     again = build(start_timeout=77)
-    assert (again.written.outcome, again.twins["stream"].outcome) == ("unchanged", "unchanged")
+    assert (again.written.outcome, again.streaming_models["stream"].outcome) == ("unchanged", "unchanged")
 
 
 def test_a_twin_that_is_not_wanted_any_more_goes(build: Callable[..., Build], tmp_path: Path) -> None:
     build()
     planned = build(no_stream=True, dry_run=True)
-    assert (planned.twins, planned.removed) == ({}, (tmp_path / "models" / "llama_stream",))
+    assert (planned.streaming_models, planned.removed) == ({}, (tmp_path / "models" / "llama_stream",))
     assert (tmp_path / "models" / "llama_stream").exists()
     done = build(no_stream=True)
-    assert (done.twins, done.removed) == (planned.twins, planned.removed)
+    assert (done.streaming_models, done.removed) == (planned.streaming_models, planned.removed)
     assert build(no_stream=True).removed == ()
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama"]
 
@@ -298,8 +298,8 @@ def test_another_model_with_a_twins_name_stays(build: Callable[..., Build], tmp_
     for dry_run in (True, False):
         result = build(no_stream=True, dry_run=dry_run)
         assert result.removed == ()
-        assert f"{other} has the name of a twin of llama, but is another model; it stays." in result.notes
-    with pytest.raises(RepositoryError, match="is a model of its own, and would become the twin of llama"):
+        assert f"{other} has the name of a streaming model of llama, but is another model; it stays." in result.notes
+    with pytest.raises(RepositoryError, match="is a model of its own, and would become the streaming model of llama"):
         build(trtllm_alias=True)
     assert (other / "config.pbtxt").read_bytes() == before
     build(trtllm_alias=True, force=True)
@@ -309,7 +309,9 @@ def test_another_model_with_a_twins_name_stays(build: Callable[..., Build], tmp_
 def test_a_twin_is_not_replaced_by_another_model(build: Callable[..., Build], tmp_path: Path) -> None:
     build()
     for dry_run in (True, False):
-        with pytest.raises(RepositoryError, match="llama_stream is the twin of llama, and would become a model of its"):
+        with pytest.raises(
+            RepositoryError, match="llama_stream is the streaming model of llama, and would become a model of its"
+        ):
             build(model_name="llama_stream", dry_run=dry_run)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["llama", "llama_stream"]
 
@@ -459,6 +461,6 @@ def test_an_alias_has_the_tensors_of_tensorrt_llm(build: Callable[..., Build], t
     assert {tensor.name for tensor in config.input if list(tensor.dims) == [-1]} == {"stop_words"}
     assert [tensor.name for tensor in config.output][:3] == ["text_output", "num_input_tokens", "num_output_tokens"]
     assert "trtllm_model import TritonPythonModel" in (folder / "1" / "model.py").read_text()
-    assert result.twins["trtllm"].outcome == "created"
-    assert list(build().twins) == ["stream"]
+    assert result.streaming_models["trtllm"].outcome == "created"
+    assert list(build().streaming_models) == ["stream"]
     assert not folder.exists()

@@ -47,7 +47,7 @@ def test_values_out_of_range(changes: dict[str, object]) -> None:
     ("settings", "sentence"),
     [
         ({"default_priority": 2}, "--default-priority is 2, and --priority-levels 1"),
-        ({"enable_chunked_prefill": True, "chunked_prefill_size": 255}, "is 255, but 256 rows"),
+        ({"enable_chunked_prefill": True, "chunked_prefill_size": 255}, "is 255, but 256 sequences"),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, object], sentence: str) -> None:

@@ -10,7 +10,7 @@ from trition_repo_gen.repository.render import (
     MULTIMODAL_ONLY,
     is_edited,
     render,
-    render_twin,
+    render_streaming_model,
     sign,
     templates_folder,
 )
@@ -129,14 +129,14 @@ def test_an_edit_by_hand_is_known() -> None:
 def test_only_a_multimodal_model_takes_images(deployment: Deployment) -> None:
     settings = replace(deployment.settings, multimodal=True, allow_image_urls="a.example.org", max_images=3)
     multimodal = deployment.model_copy(update={"settings": settings})
-    for files in (render(multimodal), render_twin(multimodal, "stream")):
+    for files in (render(multimodal), render_streaming_model(multimodal, "stream")):
         config = parse(files[CONFIG].decode())
         assert [(tensor.name, tensor.optional) for tensor in config.input if tensor.name == "images"] == [
             ("images", True)
         ]
         assert config.parameters["ALLOW_IMAGE_URLS"].string_value == "a.example.org"
         assert config.parameters["MAX_IMAGES"].string_value == "3"
-    for files in (render(deployment), render_twin(deployment, "stream")):
+    for files in (render(deployment), render_streaming_model(deployment, "stream")):
         config = parse(files[CONFIG].decode())
         assert not [tensor for tensor in config.input if tensor.name == "images"]
         assert not MULTIMODAL_ONLY & set(config.parameters)

@@ -111,12 +111,12 @@ def test_latent_attention_is_shared_in_part(size: Size) -> None:
     assert size("deepseek", tensor_parallel_size=2).weights == 15_706_484_224 - layers + 2 * layers
 
 
-@pytest.mark.parametrize(("ranks", "rows"), [(1, 128256), (2, 128512), (8, 129024)])
-def test_the_embedding_is_padded_for_the_ranks(size: Size, ranks: int, rows: int) -> None:
+@pytest.mark.parametrize(("ranks", "sequences"), [(1, 128256), (2, 128512), (8, 129024)])
+def test_the_embedding_is_padded_for_the_ranks(size: Size, ranks: int, sequences: int) -> None:
     padded = {"bf16": True, "should_pad_vocab": True, "make_vocab_size_divisible_by": 256}
     layers = (32 * LAYER - 64 * 4096) // ranks + 65 * 4096
     sizing = size("llama", config=padded, tensor_parallel_size=ranks)
-    assert sizing.weights == 2 * (layers + 2 * rows * 4096 // ranks)
+    assert sizing.weights == 2 * (layers + 2 * sequences * 4096 // ranks)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +263,9 @@ def test_without_shapes_it_is_about(make_checkpoint: Callable[..., Path], tmp_pa
     assert not bare.sizing.is_exact
     assert bare.sizing.weights == bare.checkpoint.weights_bytes // 2
     nemo = nemo2_files.write(tmp_path / "qwen")
-    pictures = build_repository(BuildOptions(**options, nemo_checkpoint=nemo, multimodal=True))
-    assert not pictures.sizing.is_exact
-    assert (pictures.sizing.block_size, pictures.sizing.spare_blocks) == (64, 0)
+    images = build_repository(BuildOptions(**options, nemo_checkpoint=nemo, multimodal=True))
+    assert not images.sizing.is_exact
+    assert (images.sizing.block_size, images.sizing.spare_blocks) == (64, 0)
 
 
 @pytest.mark.parametrize(

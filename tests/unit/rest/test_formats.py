@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from trition_repo_gen.rest.answers import Ending, Piece
+from trition_repo_gen.rest.answers import Finish, TextPiece
 from trition_repo_gen.rest.errors import ApiError
 from trition_repo_gen.rest.formats import ChatFormat, CompletionFormat, Format
 from trition_repo_gen.rest.logprobs import chat_logprobs, completion_logprobs
 
 
-def ending(prompt: int = 3, completion: int = 2, **values: Any) -> Ending:
-    return Ending("stop", prompt, completion, **values)
+def ending(prompt: int = 3, completion: int = 2, **values: Any) -> Finish:
+    return Finish("stop", prompt, completion, **values)
 
 
-def events(form: Format, *pieces: Piece | ApiError, usage: bool = False) -> list[Any]:
-    async def come() -> AsyncGenerator[Piece]:
+def events(form: Format, *pieces: TextPiece | ApiError, usage: bool = False) -> list[Any]:
+    async def come() -> AsyncGenerator[TextPiece]:
         for piece in pieces:
             if isinstance(piece, ApiError):
                 raise piece
@@ -32,14 +32,16 @@ def events(form: Format, *pieces: Piece | ApiError, usage: bool = False) -> list
 
 
 def test_usage_counts_a_prompt_once_for_all_its_choices() -> None:
-    pieces = [Piece(row, "x", ending(prompt=[3, 3, 5, 5][row])) for row in range(4)]
+    pieces = [TextPiece(sequence, "x", ending(prompt=[3, 3, 5, 5][sequence])) for sequence in range(4)]
     document = json.loads(CompletionFormat("m", 2).document(pieces))
     assert document["usage"] == {"prompt_tokens": 8, "completion_tokens": 8, "total_tokens": 16}
     assert [choice["index"] for choice in document["choices"]] == [0, 1, 2, 3]
 
 
 def test_a_chat_stream_begins_with_the_role_and_ends_with_the_usage() -> None:
-    role, text, last, usage, done = events(ChatFormat("m", 1), Piece(0, 'a"\n'), Piece(0, "é", ending()), usage=True)
+    role, text, last, usage, done = events(
+        ChatFormat("m", 1), TextPiece(0, 'a"\n'), TextPiece(0, "é", ending()), usage=True
+    )
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text["choices"] == [{"index": 0, "delta": {"content": 'a"\n'}, "logprobs": None, "finish_reason": None}]
     assert last["choices"] == [{"index": 0, "delta": {"content": "é"}, "logprobs": None, "finish_reason": "stop"}]
@@ -50,7 +52,7 @@ def test_a_chat_stream_begins_with_the_role_and_ends_with_the_usage() -> None:
 
 
 def test_a_stream_without_usage_does_not_mention_it() -> None:
-    *chunks, done = events(CompletionFormat("m", 1), Piece(0, "a"), Piece(0, "", ending()))
+    *chunks, done = events(CompletionFormat("m", 1), TextPiece(0, "a"), TextPiece(0, "", ending()))
     assert all("usage" not in chunk for chunk in chunks)
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["a", ""]
     assert done == "[DONE]"
@@ -59,7 +61,7 @@ def test_a_stream_without_usage_does_not_mention_it() -> None:
 def test_what_goes_wrong_is_an_error_before_the_first_event_and_an_event_after_it() -> None:
     with pytest.raises(ApiError):
         events(ChatFormat("m", 1), ApiError(503, "gone"))
-    *_, last = events(ChatFormat("m", 1), Piece(0, "a"), ApiError(503, "gone"))
+    *_, last = events(ChatFormat("m", 1), TextPiece(0, "a"), ApiError(503, "gone"))
     assert last["error"]["message"] == "gone"
 
 

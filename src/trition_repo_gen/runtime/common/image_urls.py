@@ -55,7 +55,7 @@ def check(url: str, allowed: tuple[str, ...]) -> ImageUrl:
         ImageUrlError: it may not be fetched.
     """
     if not allowed:
-        raise ImageUrlError("This server fetches no image URLs; send the picture itself, as base64.")
+        raise ImageUrlError("This server fetches no image URLs; send the image itself, as base64.")
     shown = repr(url if len(url) <= 100 else f"{url[:100]}…")
     if len(url) > _LONGEST or not _CHARACTERS.fullmatch(url):
         raise ImageUrlError(f"The image URL {shown} is too long or has characters that no URL has.")
@@ -75,7 +75,7 @@ def check(url: str, allowed: tuple[str, ...]) -> ImageUrl:
     port = port or _PORTS[parts.scheme]
     matching = [pattern for pattern in allowed if _matches(pattern, host, port, address is not None)]
     if not matching:
-        raise ImageUrlError(f"This server fetches no images from {host}:{port}; send the picture itself, as base64.")
+        raise ImageUrlError(f"This server fetches no images from {host}:{port}; send the image itself, as base64.")
     return ImageUrl(url, parts.scheme, host, port, any(not _is_wild(pattern) for pattern in matching))
 
 

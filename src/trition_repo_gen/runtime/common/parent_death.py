@@ -1,6 +1,6 @@
 """A process that dies with the process that started it. Linux only; standard library only.
 
-Run as a program, `lifeline.py VICTIM AWAITED` kills a process when another ends, and ends with either.
+Run as a program, `parent_death.py VICTIM AWAITED` kills a process when another ends, and ends with either.
 """
 
 import contextlib

@@ -24,13 +24,13 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One prompt and how to continue it; every value holds for this row alone.
+class SequenceRequest:
+    """One prompt and how to continue it; every value holds for this sequence alone.
 
     `prompt` is text, or a JSON list of chat messages when `chat` is set. `max_length` counts new tokens. `top_k` 0
     and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number. No token
-    that would end the row is taken before there are `min_length`. With `stream` its text is sent as it grows.
-    `images` are encoded pictures (PNG, JPEG …) or, as text, URLs that may be fetched.
+    that would end the sequence is taken before there are `min_length`. With `stream` its text is sent as it grows.
+    `images` are encoded images (PNG, JPEG …) or, as text, URLs that may be fetched.
     """
 
     prompt: str
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of a row. `log_probs` and `top_logprobs` have one entry a token; see wire names in config.pbtxt.
+    """What became of a sequence. `log_probs` and `top_logprobs` have one entry a token; see wire names in config.pbtxt.
 
     `tokens` is how each token is spelt, where log-probabilities were asked for: with `echo` the prompt's as well, one
     more than there are log-probabilities, for the first token has none.
@@ -103,12 +103,12 @@ class Fatal:
 class Ready:
     """A group's leader takes requests.
 
-    It comes from the leader's inbox, a socket apart from the one of its rank's `Hello`, whose identity is `uplink`.
-    `groups` is how many such leaders there are in all; `slots` rows run at once in this one. A prompt of more than
+    It comes from the leader's inbox, a socket apart from the one of its rank's `Hello`, whose identity is `connection`.
+    `groups` is how many such leaders there are in all; `slots` sequences run at once in this one. A prompt of more than
     `max_prompt_bytes` bytes is longer than the sequence length whatever its tokens are.
     """
 
-    uplink: bytes
+    connection: bytes
     groups: int
     slots: int
     max_sequence_length: int
@@ -117,29 +117,29 @@ class Ready:
 
 @dataclass(frozen=True)
 class Generate:
-    """Continue a row; the answer carries the same `id`."""
+    """Continue a sequence; the answer carries the same `id`."""
 
     id: int
-    row: Row
+    sequence: SequenceRequest
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for this row any more."""
+    """Nobody waits for this sequence any more."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class Deltas:
-    """What a step added to rows that stream: (id, new text) each."""
+    """What a step added to sequences that stream: (id, new text) each."""
 
-    rows: list[tuple[int, str]]
+    sequences: list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
 class Done:
-    """A row is finished.
+    """A sequence is finished.
 
     `rest` is what its `Deltas` have not told of `answer.text`; `decode_seconds` went from its first token to its last.
     """
@@ -159,7 +159,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Refused:
-    """A row cannot be continued; `message` is one sentence for the client."""
+    """A sequence cannot be continued; `message` is one sentence for the client."""
 
     id: int
     kind: ErrorKind
@@ -168,7 +168,7 @@ class Refused:
 
 _TYPES: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Hello, Progress, Fatal, Ready, Generate, Cancel, Deltas, Done, Refused, Usage, Row, Answer)
+    for kind in (Hello, Progress, Fatal, Ready, Generate, Cancel, Deltas, Done, Refused, Usage, SequenceRequest, Answer)
 }
 
 

@@ -100,7 +100,7 @@ class Settings(_Parameters):
     max_sequence_length: int = 4096
     """Prompt and new tokens together."""
     max_requests: int = 256
-    """Rows that one replica decodes at the same time; more wait."""
+    """Sequences that one replica decodes at the same time; more wait."""
     max_queue_size: int = 1024
     """Requests that may wait while the engines are full; 0 means any number."""
     queue_timeout: float = 0.0
@@ -116,11 +116,11 @@ class Settings(_Parameters):
     gpu_memory_utilization: float = 0.9
     """The share of a GPU's memory that may be in use: what weights and working memory leave of it is KV cache."""
     enable_prefix_caching: bool = False
-    """Keep the KV blocks of finished rows for prompts that begin alike, as long as nothing else needs them."""
+    """Keep the KV blocks of finished sequences for prompts that begin alike, as long as nothing else needs them."""
     enable_chunked_prefill: bool = False
-    """Take long prompts in over several steps, so that they do not hold up the rows that run."""
+    """Take long prompts in over several steps, so that they do not hold up the sequences that run."""
     chunked_prefill_size: int = 2048
-    """Tokens of such a step at the most, those of running rows among them."""
+    """Tokens of such a step at the most, those of running sequences among them."""
     inference_batch_times_seqlen_threshold: int = 1000
     """Multimodal, with pipeline stages: a step of more tokens than this is split into micro-batches of so many."""
     fused_layers: Switch = "auto"
@@ -169,7 +169,7 @@ class Settings(_Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings(_Parameters):
-    """What the streaming twin needs to know."""
+    """What the streaming model needs to know."""
 
     stream_of: str
     """The model whose ranks it uses."""

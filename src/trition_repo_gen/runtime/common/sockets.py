@@ -10,7 +10,7 @@ def new_socket(kind: int, *, linger: int = 0) -> Socket:
 
     By default about two thousand messages wait for a peer that is late; a ROUTER or an XPUB then drops what comes
     without a word, and other kinds block (zmq_setsockopt(3), ZMQ_SNDHWM). A lost answer would never be missed. How
-    much can wait is bounded by the rows that are let in.
+    much can wait is bounded by the sequences that are let in.
 
     Args:
         kind: zmq.ROUTER or another.

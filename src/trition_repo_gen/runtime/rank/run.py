@@ -15,7 +15,7 @@ from ..common.parent_death import die_with_parent, name_process
 from ..common.protocol import REMOTE_FRONTEND_VARIABLE, SETTINGS_VARIABLE, Fatal, Ready
 from ..common.settings import Settings
 from . import rendezvous
-from .loop.connection import Uplink
+from .loop.connection import RankConnection
 
 
 def run() -> None:
@@ -26,32 +26,32 @@ def run() -> None:
     faulthandler.enable()
     rank = int(os.environ["RANK"])
     name_process(f"rank {rank}")
-    uplink = Uplink(rank)
+    connection = RankConnection(rank)
     try:
         try:
-            serving = _start(rank, uplink)
+            serving = _start(rank, connection)
         except Exception as error:
-            uplink.send(Fatal(rank, f"{type(error).__name__}: {error}"))
-            uplink.close()
+            connection.send(Fatal(rank, f"{type(error).__name__}: {error}"))
+            connection.close()
             raise
         serving()
     except Exception:
         traceback.print_exc()  # a forked rank's is kept by torchrun, and the stub shows what was written
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # at once: who waits for this rank learns of its death, not of threads that still fetch pictures
+        os._exit(1)  # at once: who waits for this rank learns of its death, not of threads that still fetch images
 
 
-def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
+def _start(rank: int, connection: RankConnection) -> Callable[[], None]:
     """Bring the rank up; return what serves."""
     begun = time.monotonic()
-    uplink.progress("importing torch")
+    connection.progress("importing torch")
 
     import torch
     import torch.distributed as dist
 
     on_cpu = not torch.cuda.is_available()
-    uplink.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
+    connection.progress(f"joining {os.environ['WORLD_SIZE']} ranks")
     if on_cpu:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
         dist.init_process_group("gloo", **rendezvous.of_this_start(dist))
@@ -59,32 +59,32 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         # Without `device_id`: a communicator for each of Megatron's groups, used or not, would take 7.6 GiB of the GPU.
         dist.init_process_group("nccl", **rendezvous.of_this_start(dist))
-    settings = _meet(dist, uplink)
+    settings = _meet(dist, connection)
 
     from .engines.api import warm_up
-    from .loop.broadcast import Bus
+    from .loop.broadcast import StepBroadcast
     from .loop.intake import Intake
     from .loop.serving import serve
     from .loop.topology import discover
     from .start import start
 
-    started = start(settings, on_cpu=on_cpu, progress=uplink.progress)
+    started = start(settings, on_cpu=on_cpu, progress=connection.progress)
     engine = started.engine
     group, replica, groups = discover()
     engine.loop.run_until_complete(warm_up(engine, settings.max_sequence_length))
     gc.collect()
     gc.freeze()  # 700,000 objects of the libraries: looking through them takes a third of a second, amid serving
-    bus = Bus(group, rank)
+    broadcast = StepBroadcast(group, rank)
     intake = None
-    if bus.is_leader:
-        uplink.progress(f"ready after {time.monotonic() - begun:.1f} s")
+    if broadcast.is_leader:
+        connection.progress(f"ready after {time.monotonic() - begun:.1f} s")
         intake = Intake(
-            uplink,
+            connection,
             started.codec,
             Ready(
-                uplink=uplink.identity,
+                connection=connection.identity,
                 groups=groups,
-                slots=engine.slots * len(group.speakers),
+                slots=engine.slots * len(group.replica_leaders),
                 max_sequence_length=settings.max_sequence_length,
                 max_prompt_bytes=settings.max_sequence_length * started.codec.max_token_bytes(),
             ),
@@ -94,8 +94,8 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
             group,
             replica,
             rank,
-            bus=bus,
-            uplink=uplink,
+            broadcast=broadcast,
+            connection=connection,
             intake=intake,
             codec=started.codec,
             engine=engine,
@@ -104,7 +104,7 @@ def _start(rank: int, uplink: Uplink) -> Callable[[], None]:
     )
 
 
-def _meet(dist: Any, uplink: Uplink) -> Settings:
+def _meet(dist: Any, connection: RankConnection) -> Settings:
     """Return the deployment's settings: the stub gave them to the ranks of its node, these give them to the others."""
     own = (os.environ.get(SETTINGS_VARIABLE), os.environ.get(REMOTE_FRONTEND_VARIABLE))
     given: list[Any] = [None] * dist.get_world_size()
@@ -112,6 +112,6 @@ def _meet(dist: Any, uplink: Uplink) -> Settings:
     parameters, endpoint = next((each for each in given if each[0]), (None, None))
     if parameters is None:
         raise RuntimeError("No rank has the deployment's settings; Triton's stub has to start one of the nodes.")
-    if not uplink.connected and endpoint:
-        uplink.connect(endpoint)
+    if not connection.connected and endpoint:
+        connection.connect(endpoint)
     return Settings.from_parameters(json.loads(parameters))

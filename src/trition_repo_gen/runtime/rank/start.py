@@ -17,7 +17,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Started:
-    """An engine that can take rows, and what makes text into tokens and back."""
+    """An engine that can take sequences, and what makes text into tokens and back."""
 
     engine: Engine
     codec: TextCodec
@@ -55,7 +55,7 @@ def start(settings: Settings, *, on_cpu: bool, progress: Progress) -> Started:
     if on_cpu and settings.enable_cuda_graphs:
         progress("ENABLE_CUDA_GRAPHS has no effect without a GPU")
     if settings.multimodal:
-        return _start_with_pictures(settings, on_cpu, progress)
+        return _start_multimodal(settings, on_cpu, progress)
     from .engines.core.engine import RankEngine
     from .engines.core.graph_progress import GraphProgress
     from .engines.text import TextCodec
@@ -68,16 +68,16 @@ def start(settings: Settings, *, on_cpu: bool, progress: Progress) -> Started:
         return Started(RankEngine(loaded, settings, codec), codec, loaded.eos_ids)
 
 
-def _start_with_pictures(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
+def _start_multimodal(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
     if settings.checkpoint_kind == "nemo2":
         from .loaders.nemo2 import load
     else:
         from .loaders.bridge_multimodal import load
-    from .engines.images.codec import PictureCodec
-    from .engines.images.engine import PictureEngine
+    from .engines.images.codec import MultimodalCodec
+    from .engines.images.engine import MultimodalEngine
     from .engines.images.fetch import Fetcher
 
     loaded = load(settings, device_is_cpu=on_cpu, progress=progress)
     progress("starting the engine")
-    codec = PictureCodec(loaded.processor, settings.max_image_pixels, Fetcher(settings))
-    return Started(PictureEngine(loaded, settings, codec), codec, loaded.eos_ids)
+    codec = MultimodalCodec(loaded.processor, settings.max_image_pixels, Fetcher(settings))
+    return Started(MultimodalEngine(loaded, settings, codec), codec, loaded.eos_ids)

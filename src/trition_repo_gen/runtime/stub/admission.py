@@ -9,17 +9,17 @@ from typing import Protocol
 class Request(Protocol):
     """What wants to go in."""
 
-    places: int
+    slots: int
     """Rows."""
     priority: int
     """Lower goes first."""
-    patient_until: float
+    queue_deadline: float
     """When it does not want to wait any longer, on the monotonic clock; infinity for never."""
 
     def start(self) -> None:
-        """It is in: `places` are its own until `Admission.leave` gives them back."""
+        """It is in: `slots` are its own until `Admission.leave` gives them back."""
 
-    def turn_away(self, sentence: str) -> None:
+    def reject(self, sentence: str) -> None:
         """It will not go in."""
 
 
@@ -29,18 +29,18 @@ class Observer:
     def waiting(self, requests: int) -> None:
         """So many wait now."""
 
-    def turned_away(self, rows: int) -> None:
-        """A request with so many rows will not go in."""
+    def rejected(self, sequences: int) -> None:
+        """A request with so many sequences will not go in."""
 
-    def withdrawn(self, rows: int) -> None:
-        """A request with so many rows does not want to go in any more."""
+    def withdrawn(self, sequences: int) -> None:
+        """A request with so many sequences does not want to go in any more."""
 
 
 class Admission:
-    """Lets requests in while there are places: the more urgent first, those alike in order of arrival.
+    """Lets requests in while there are slots: the more urgent first, those alike in order of arrival.
 
-    None passes a more urgent one or an equal one that waits, though it may be small enough for the places that are
-    free. A request that is larger than all places goes in alone.
+    None passes a more urgent one or an equal one that waits, though it may be small enough for the slots that are
+    free. A request that is larger than all slots goes in alone.
 
     Triton's queue could do this if `execute` blocked while the ranks are full. But with a `max_queue_size` or a timeout
     in `dynamic_batching` Triton's batcher does not look ahead, and then it can miss a request that comes between two
@@ -49,13 +49,13 @@ class Admission:
     waits for 500 ms). `bench/NOTES.md` has the numbers.
 
     Args:
-        places: rows that the ranks run at once.
+        slots: sequences that the ranks run at once.
         max_waiting: requests that may wait; 0 is no limit.
         observer: counts.
     """
 
-    def __init__(self, places: int, max_waiting: int, observer: Observer | None = None):
-        self._places = places
+    def __init__(self, slots: int, max_waiting: int, observer: Observer | None = None):
+        self._slots = slots
         self._max_waiting = max_waiting
         self._observer = observer or Observer()
         self._taken = 0
@@ -63,7 +63,7 @@ class Admission:
         """By priority, then by arrival."""
         self._changed = threading.Condition()
         self._closed = False
-        self._clock = threading.Thread(target=self._turn_late_ones_away, name="queue timeouts", daemon=True)
+        self._clock = threading.Thread(target=self._reject_expired, name="queue timeouts", daemon=True)
         self._clock.start()
 
     def enter(self, request: Request) -> None:
@@ -71,7 +71,7 @@ class Admission:
         with self._changed:
             first = not self._waiting or request.priority < self._waiting[0].priority
             if first and self._fits(request):
-                self._taken += request.places
+                self._taken += request.slots
                 full = False
             else:
                 full = self._closed or 0 < self._max_waiting <= len(self._waiting)
@@ -81,20 +81,18 @@ class Admission:
                     self._changed.notify()
                     return
         if full:
-            self._turn_away(
-                request, f"The server is full and {self._max_waiting} requests wait already; try again later."
-            )
+            self._reject(request, f"The server is full and {self._max_waiting} requests wait already; try again later.")
         else:
             request.start()
 
-    def leave(self, places: int) -> None:
-        """Give places back; who waits for them goes in."""
+    def leave(self, slots: int) -> None:
+        """Give slots back; who waits for them goes in."""
         admitted = []
         with self._changed:
-            self._taken -= places
+            self._taken -= slots
             while self._waiting and self._fits(self._waiting[0]):
                 request = self._waiting.pop(0)
-                self._taken += request.places
+                self._taken += request.slots
                 admitted.append(request)
             self._observer.waiting(len(self._waiting))
         for request in admitted:
@@ -106,7 +104,7 @@ class Admission:
             if request not in self._waiting:
                 return False
             self._waiting.remove(request)
-        self._observer.withdrawn(request.places)
+        self._observer.withdrawn(request.slots)
         self.leave(0)  # those behind it may fit
         return True
 
@@ -118,30 +116,30 @@ class Admission:
             self._waiting.clear()
             self._changed.notify()
         for request in waiting:
-            self._turn_away(request, "The server is stopping.")
+            self._reject(request, "The server is stopping.")
         self._clock.join()
 
     def _fits(self, request: Request) -> bool:
-        return self._taken == 0 or self._taken + request.places <= self._places
+        return self._taken == 0 or self._taken + request.slots <= self._slots
 
-    def _turn_away(self, request: Request, sentence: str) -> None:
-        self._observer.turned_away(request.places)
-        request.turn_away(sentence)
+    def _reject(self, request: Request, sentence: str) -> None:
+        self._observer.rejected(request.slots)
+        request.reject(sentence)
 
-    def _turn_late_ones_away(self) -> None:
+    def _reject_expired(self) -> None:
         while True:
             with self._changed:
                 if self._closed:
                     return
                 now = time.monotonic()
-                late = [request for request in self._waiting if request.patient_until <= now]
+                late = [request for request in self._waiting if request.queue_deadline <= now]
                 if not late:
-                    soonest = min((request.patient_until for request in self._waiting), default=float("inf"))
+                    soonest = min((request.queue_deadline for request in self._waiting), default=float("inf"))
                     self._changed.wait(min(soonest - now, threading.TIMEOUT_MAX))
                     continue
                 for request in late:
                     self._waiting.remove(request)
                 self._observer.waiting(len(self._waiting))
             for request in late:
-                self._turn_away(request, "The server was full for as long as the request could wait; try again later.")
+                self._reject(request, "The server was full for as long as the request could wait; try again later.")
             self.leave(0)  # those behind them may fit

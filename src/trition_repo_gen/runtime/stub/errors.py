@@ -9,7 +9,7 @@ class BadRequestError(ValueError):
     """The client's mistake; the text is one sentence."""
 
 
-def why_unreadable(error: Exception) -> tuple[ErrorKind, str]:
+def why_rejected(error: Exception) -> tuple[ErrorKind, str]:
     """Return how to refuse a request that raised `error` while it was read.
 
     For whoever reads requests to catch everything: raising would fail the whole batch, of which others are under way.

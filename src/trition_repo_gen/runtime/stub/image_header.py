@@ -1,4 +1,4 @@
-"""How many pixels an encoded picture has, from its first bytes: nothing is decoded.
+"""How many pixels an encoded image has, from its first bytes: nothing is decoded.
 
 PNG (W3C), JPEG (ITU T.81), GIF89a, WebP (RFC 9649) and BMP. Standard library only.
 """
@@ -9,12 +9,12 @@ from collections.abc import Callable
 FORMATS = "PNG, JPEG, WebP, GIF or BMP"
 
 
-class UnknownPictureError(ValueError):
-    """The bytes are no picture; the text says what they are instead, as a part of a sentence."""
+class UnknownImageError(ValueError):
+    """The bytes are no image; the text says what they are instead, as a part of a sentence."""
 
 
 def pixels(data: bytes) -> int:
-    """Return width × height of an encoded picture.
+    """Return width × height of an encoded image.
 
     Raises:
         UnknownPictureError: `data` is of another format, or ends within the header.
@@ -29,8 +29,8 @@ def pixels(data: bytes) -> int:
                 break
             return width * height
     else:
-        raise UnknownPictureError(f"data that is no {FORMATS} picture")
-    raise UnknownPictureError("a picture that is broken: its header does not say its size")
+        raise UnknownImageError(f"data that is no {FORMATS} image")
+    raise UnknownImageError("a image that is broken: its header does not say its size")
 
 
 def _png(data: bytes) -> tuple[int, int]:
@@ -51,7 +51,7 @@ def _bmp(data: bytes) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
         width, height = struct.unpack_from("<ii", data, 18)
-    return width, abs(height)  # negative: rows from top to bottom
+    return width, abs(height)  # negative: sequences from top to bottom
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""From an element of `images` to a prompt's encoded pictures, without opening a file or asking another host."""
+"""From an element of `images` to a prompt's encoded images, without opening a file or asking another host."""
 
 import base64
 import binascii
@@ -10,32 +10,32 @@ from typing import Any, Self
 from ..common import image_urls
 from ..common.settings import Settings, StreamSettings
 from .errors import BadRequestError
-from .image_header import UnknownPictureError, pixels
+from .image_header import UnknownImageError, pixels
 
 # RFC 2397, of which only base64 is taken. Export-Deploy's client writes `data:image;base64,`.
 _DATA_URI = re.compile(rb"data:(?P<type>[^,;]*)(?:;[^,;]*)*;base64,", re.IGNORECASE)
-_PICTURE_TYPES = (b"", b"image", b"application/octet-stream")
+_IMAGE_TYPES = (b"", b"image", b"application/octet-stream")
 _URL = re.compile(rb"https?://", re.IGNORECASE)
 _BLANK = b" \t\r\n"
 _FORMS = 'base64, a "data:image/…;base64," URI, or a JSON list of these'
 
 
 @dataclass(frozen=True)
-class PictureLimits:
+class ImageLimits:
     """What a multimodal model takes."""
 
     most: int
-    """Pictures per prompt."""
+    """Images per prompt."""
     most_bytes: int
-    """Of one encoded picture."""
+    """Of one encoded image."""
     most_pixels: int
-    """Of one picture."""
+    """Of one image."""
     url_patterns: tuple[str, ...]
     """See `image_urls.patterns`."""
 
     @classmethod
     def of(cls, settings: Settings | StreamSettings) -> Self | None:
-        """Return a model's limits, None where it takes no pictures."""
+        """Return a model's limits, None where it takes no images."""
         if not settings.multimodal:
             return None
         return cls(
@@ -46,15 +46,15 @@ class PictureLimits:
         )
 
 
-def read_pictures(element: Any, limits: PictureLimits) -> list[bytes | str]:
-    """Return the pictures of one prompt, in order: encoded ones as bytes, URLs that may be fetched as text.
+def read_images(element: Any, limits: ImageLimits) -> list[bytes | str]:
+    """Return the images of one prompt, in order: encoded ones as bytes, URLs that may be fetched as text.
 
     Args:
-        element: of `images`: base64, a data URI, a URL, or a JSON list of such texts. An empty one is no picture.
+        element: of `images`: base64, a data URI, a URL, or a JSON list of such texts. An empty one is no image.
         limits: what the model takes.
 
     Raises:
-        BadRequestError: it is none of these, a picture is above a limit or of no known format, or a URL is not allowed.
+        BadRequestError: it is none of these, a image is above a limit or of no known format, or a URL is not allowed.
     """
     data = element.encode() if isinstance(element, str) else bytes(element)
     data = data.strip(_BLANK)
@@ -69,11 +69,11 @@ def read_pictures(element: Any, limits: PictureLimits) -> list[bytes | str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise BadRequestError(f"images has a text that is no JSON list of texts; send {_FORMS}.")
     if len(texts) > limits.most:
-        raise BadRequestError(f"images has {len(texts)} pictures for a prompt; this model takes {limits.most}.")
+        raise BadRequestError(f"images has {len(texts)} images for a prompt; this model takes {limits.most}.")
     return [_read(text.encode(errors="replace").strip(_BLANK), limits) for text in texts]
 
 
-def _read(data: bytes, limits: PictureLimits) -> bytes | str:
+def _read(data: bytes, limits: ImageLimits) -> bytes | str:
     if _URL.match(data):
         try:
             return image_urls.check(data.decode(errors="replace"), limits.url_patterns).url
@@ -81,41 +81,41 @@ def _read(data: bytes, limits: PictureLimits) -> bytes | str:
             raise BadRequestError(str(error)) from None
     if match := _DATA_URI.match(data):
         kind = match["type"].lower()
-        if kind not in _PICTURE_TYPES and not kind.startswith(b"image/"):
+        if kind not in _IMAGE_TYPES and not kind.startswith(b"image/"):
             raise BadRequestError(f"images has a data URI of the type {_shown(kind)}; it has to be image/….")
         data = data[match.end() :]
     elif b":" in data[:200]:
         raise BadRequestError(f"images has {_shown(data)}, which this server does not open; send {_FORMS}.")
-    picture = _decode(data, limits)
+    image = _decode(data, limits)
     try:
-        size = pixels(picture)
-    except UnknownPictureError as error:
+        size = pixels(image)
+    except UnknownImageError as error:
         raise BadRequestError(f"images has {error}.") from None
     if size > limits.most_pixels:
         raise BadRequestError(
-            f"images has a picture of {size} pixels; this model takes at most {limits.most_pixels}: send it smaller."
+            f"images has a image of {size} pixels; this model takes at most {limits.most_pixels}: send it smaller."
         )
-    return picture
+    return image
 
 
-def _decode(data: bytes, limits: PictureLimits) -> bytes:
+def _decode(data: bytes, limits: ImageLimits) -> bytes:
     data = data.translate(None, _BLANK)
     most = limits.most_bytes
     if len(data) // 4 * 3 - 2 > most:
         raise BadRequestError(
-            f"images has a picture of {len(data) // 4 * 3} bytes; this model takes at most {most}: send it smaller."
+            f"images has a image of {len(data) // 4 * 3} bytes; this model takes at most {most}: send it smaller."
         )
     try:
-        picture = base64.b64decode(data, validate=True)
+        image = base64.b64decode(data, validate=True)
     except binascii.Error:
         raise BadRequestError(
             f"images has {_shown(data)}, which is no base64; send {_FORMS}. No file is opened here."
         ) from None
-    if len(picture) > most:
+    if len(image) > most:
         raise BadRequestError(
-            f"images has a picture of {len(picture)} bytes; this model takes at most {most}: send it smaller."
+            f"images has a image of {len(image)} bytes; this model takes at most {most}: send it smaller."
         )
-    return picture
+    return image
 
 
 def _shown(data: bytes) -> str:

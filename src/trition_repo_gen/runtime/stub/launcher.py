@@ -76,7 +76,7 @@ class Launcher:
             try:
                 self._process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                self._process.kill()  # its ranks die with it: see lifeline.py
+                self._process.kill()  # its ranks die with it: see parent_death.py
                 self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -16,21 +16,21 @@ _LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 _TOKEN_TIMES = (0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 GAUGES = {
-    "num_requests_running": "Rows that the engines have.",
-    "num_requests_waiting": "Requests that wait for a place.",
+    "num_requests_running": "Sequences that the engines have.",
+    "num_requests_waiting": "Requests that wait for a slot.",
     "kv_cache_usage_perc": "Share of the KV cache that is in use, 1 is all of it; the fullest leader's.",
 }
 COUNTERS = {
-    "prompt_tokens_total": "Tokens of the prompts of finished rows.",
-    "generation_tokens_total": "New tokens of finished rows.",
-    "request_success_total": "Finished rows, by finish reason.",
-    "request_failure_total": "Refused or failed rows, by Triton's error code; an unreadable request counts as one.",
-    "request_aborted_total": "Rows that nobody waits for any more: client gone, time up, or another row refused.",
+    "prompt_tokens_total": "Tokens of the prompts of finished sequences.",
+    "generation_tokens_total": "New tokens of finished sequences.",
+    "request_success_total": "Finished sequences, by finish reason.",
+    "request_failure_total": "Refused or failed sequences, by Triton's error code; an invalid request counts as one.",
+    "request_aborted_total": "Sequences cancelled: client gone, time up, or another sequence of the request refused.",
     "rank_restarts_total": "How often the ranks died and were started again.",
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds": ("From a request's arrival to its first token.", _LATENCIES),
-    "time_per_output_token_seconds": ("Between two tokens of a row, its average.", _TOKEN_TIMES),
+    "time_per_output_token_seconds": ("Between two tokens of a sequence, its average.", _TOKEN_TIMES),
     "e2e_request_latency_seconds": ("From a request's arrival to its answer.", _LATENCIES),
 }
 
@@ -87,20 +87,20 @@ class Metrics(Observer):
         """Set how many requests wait."""
         self.set("num_requests_waiting", requests)
 
-    def turned_away(self, rows: int) -> None:
-        """Count rows that found no place."""
-        self.refused("UNAVAILABLE", rows)
+    def rejected(self, sequences: int) -> None:
+        """Count sequences that found no slot."""
+        self.refused("UNAVAILABLE", sequences)
 
-    def withdrawn(self, rows: int) -> None:
-        """Count rows that nobody waits for any more."""
-        self.add("request_aborted_total", rows)
+    def withdrawn(self, sequences: int) -> None:
+        """Count sequences that nobody waits for any more."""
+        self.add("request_aborted_total", sequences)
 
-    def refused(self, kind: ErrorKind, rows: int = 1) -> None:
-        """Count rows that were refused or failed."""
-        self.add("request_failure_total", rows, code=kind)
+    def refused(self, kind: ErrorKind, sequences: int = 1) -> None:
+        """Count sequences that were refused or failed."""
+        self.add("request_failure_total", sequences, code=kind)
 
     def finished(self, done: Done, seconds: float) -> None:
-        """Count a finished row that took `seconds` from its request's arrival."""
+        """Count a finished sequence that took `seconds` from its request's arrival."""
         answer = done.answer
         self.add("request_success_total", finished_reason=answer.finish_reason)
         self.add("prompt_tokens_total", answer.prompt_tokens)

@@ -10,8 +10,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from .request_watcher import Watcher
-from .send_queue import Lane
+from .request_watcher import RequestWatcher
+from .send_queue import SendQueue
 from .triton import send_error
 
 
@@ -30,21 +30,21 @@ class EndsOnce:
 
 
 class OpenRequest(EndsOnce, ABC):
-    """A request whose last response Triton still waits for: a `watch.Watched`.
+    """A request whose last response Triton still waits for: a `request_watcher.Watched`.
 
     Args:
         sender: Triton's response sender.
         timeout: seconds until it ends in any case; infinity for never.
         watcher: looks whether the client is still there. Who inherits adds the request to it.
-        lane: sends the responses.
+        send queue: sends the responses.
     """
 
-    def __init__(self, sender: Any, timeout: float, watcher: Watcher, lane: Lane):
+    def __init__(self, sender: Any, timeout: float, watcher: RequestWatcher, send_queue: SendQueue):
         super().__init__()
         self.deadline = time.monotonic() + timeout
         self._sender = sender
         self._watcher = watcher
-        self._lane = lane
+        self._send_queue = send_queue
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone or has cancelled the request."""
@@ -53,17 +53,17 @@ class OpenRequest(EndsOnce, ABC):
 
     def cancel(self) -> None:
         """End the request: nobody waits for it."""
-        self._break_off("CANCELLED", "The client has cancelled the request.")
+        self._abort("CANCELLED", "The client has cancelled the request.")
 
     def expire(self) -> None:
         """End the request: its own timeout is over."""
-        self._break_off("UNAVAILABLE", "The request took longer than its timeout.")
+        self._abort("UNAVAILABLE", "The request took longer than its timeout.")
 
     @abstractmethod
     def _release(self, sentence: str) -> None:
         """Give back what the request holds; it has ended for the reason that `sentence` tells."""
 
-    def _break_off(self, kind: str, sentence: str) -> None:
+    def _abort(self, kind: str, sentence: str) -> None:
         """Fail the request, if it has not ended."""
         if self._end():
             self._release(sentence)
@@ -71,7 +71,7 @@ class OpenRequest(EndsOnce, ABC):
 
     def _fail(self, kind: str, sentence: str) -> None:
         """Send an error as the last response. To be called by whom `_end` told that the request had not ended."""
-        self._lane.put(partial(send_error, self._sender, kind, sentence))
+        self._send_queue.put(partial(send_error, self._sender, kind, sentence))
 
     def _end(self) -> bool:
         first = super()._end()
@@ -79,6 +79,6 @@ class OpenRequest(EndsOnce, ABC):
         return first
 
     def _send_last(self, outputs: Iterable[tuple[str, NDArray[Any]]]) -> None:
-        """Send the last response, on the request's lane, once the request has ended with an answer."""
+        """Send the last response, on the request's send queue, once the request has ended with an answer."""
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs]
         self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

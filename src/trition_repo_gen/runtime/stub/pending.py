@@ -5,53 +5,53 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..common.protocol import Answer, Refused, Row
+from ..common.protocol import Answer, Refused, SequenceRequest
 from .admission import Admission
 from .open_request import OpenRequest
 from .ranks import Outcome, Ranks
-from .request_watcher import Watcher
+from .request_watcher import RequestWatcher
 from .responses import output_tensors
-from .send_queue import Lane
+from .send_queue import SendQueue
 
 
 class PendingRequest(OpenRequest):
-    """Rows that wait for a place or are with the ranks: an `admission.Request`. Outcomes come on the ranks' thread.
+    """Sequences that wait for a slot or are with the ranks: an `admission.Request`. Outcomes come on the ranks' thread.
 
     Args:
-        rows: what to continue.
+        sequences: what to continue.
         sender: Triton's response sender.
         wanted: names of the outputs that the client asked for.
         priority: how urgent it is, 1 goes first.
-        patience: seconds that the request may wait for a place; infinity for ever.
+        patience: seconds that the request may wait for a slot; infinity for ever.
         timeout: seconds until it ends in any case; infinity for never.
-        admission: gives the places and takes them back.
-        ranks: take the rows.
+        admission: gives the slots and takes them back.
+        ranks: take the sequences.
         watcher: looks whether the client is still there.
-        lane: sends the answer.
+        send queue: sends the answer.
         log: takes lines about the request, if anything does.
     """
 
     def __init__(
         self,
-        rows: list[Row],
+        sequences: list[SequenceRequest],
         sender: Any,
         wanted: list[str],
         *,
         priority: int,
-        patience: float,
+        queue_timeout: float,
         timeout: float,
         admission: Admission,
         ranks: Ranks,
-        watcher: Watcher,
-        lane: Lane,
+        watcher: RequestWatcher,
+        send_queue: SendQueue,
         log: Callable[[str], None] | None,
     ):
-        super().__init__(sender, timeout, watcher, lane)
-        self.places = len(rows)
+        super().__init__(sender, timeout, watcher, send_queue)
+        self.slots = len(sequences)
         self.priority = priority
         self._started = time.monotonic()
-        self.patient_until = self._started + patience
-        self._rows = rows
+        self.queue_deadline = self._started + queue_timeout
+        self._sequences = sequences
         self._wanted = frozenset(wanted)
         self._admission = admission
         self._ranks = ranks
@@ -61,47 +61,49 @@ class PendingRequest(OpenRequest):
         watcher.add(self)
 
     def start(self) -> None:
-        """Hand the rows to the ranks."""
+        """Hand the sequences to the ranks."""
         if self._log is not None:
-            self._log(f"request with {len(self._rows)} rows, outputs {sorted(self._wanted)}: {self._rows}")
+            self._log(
+                f"request with {len(self._sequences)} sequences, outputs {sorted(self._wanted)}: {self._sequences}"
+            )
         with self._lock:
             if not self._ended:
-                for index, row in enumerate(self._rows):
-                    self._ids.append(self._ranks.submit(row, self._started, partial(self._settle, index)))
+                for index, sequence in enumerate(self._sequences):
+                    self._ids.append(self._ranks.submit(sequence, self._started, partial(self._settle, index)))
                 return
-        self._admission.leave(self.places)
+        self._admission.leave(self.slots)
 
-    def turn_away(self, sentence: str) -> None:
-        """Answer that there was no place for it."""
-        self._break_off("UNAVAILABLE", sentence)
+    def reject(self, sentence: str) -> None:
+        """Answer that there was no slot for it."""
+        self._abort("UNAVAILABLE", sentence)
 
     def _settle(self, index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Refused):
-            # The whole request fails with its first refused row; nobody waits for the others any more.
-            prefix = f"Row {index}: " if len(self._rows) > 1 and outcome.kind == "INVALID_ARG" else ""
-            self._break_off(outcome.kind, prefix + outcome.message)
+            # The whole request fails with its first refused sequence; nobody waits for the others any more.
+            prefix = f"Sequence {index}: " if len(self._sequences) > 1 and outcome.kind == "INVALID_ARG" else ""
+            self._abort(outcome.kind, prefix + outcome.message)
             return
         with self._lock:
             if self._ended:
                 return
             self._answers[index] = outcome.answer
-            complete = len(self._answers) == len(self._rows)
+            complete = len(self._answers) == len(self._sequences)
         self._admission.leave(1)
         if complete and self._end():
-            self._lane.put(self._answer)
+            self._send_queue.put(self._answer)
 
     def _release(self, sentence: str) -> None:
         if self._log is not None:
             self._log(f"request ended after {time.monotonic() - self._started:.3f} s: {sentence}")
         if not self._admission.withdraw(self):
-            for row_id in self._ids:
-                self._ranks.cancel(row_id)
+            for sequence_id in self._ids:
+                self._ranks.cancel(sequence_id)
             if self._ids:
-                self._admission.leave(len(self._rows) - len(self._answers))
+                self._admission.leave(len(self._sequences) - len(self._answers))
 
     def _answer(self) -> None:
-        answers = [self._answers[index] for index in range(len(self._rows))]
+        answers = [self._answers[index] for index in range(len(self._sequences))]
         if self._log is not None:
             tokens = sum(answer.completion_tokens for answer in answers)
             self._log(f"request done after {time.monotonic() - self._started:.3f} s, {tokens} new tokens")
-        self._send_last(output_tensors(self._rows, answers, self._wanted))
+        self._send_last(output_tensors(self._sequences, answers, self._wanted))

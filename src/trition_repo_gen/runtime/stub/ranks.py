@@ -1,4 +1,4 @@
-"""The stub's view of the ranks: starts them, gives them rows, hears of their death and waits for them to come back."""
+"""The stub's view of the ranks: starts them, routes sequences to them, notices their death and their return."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from ..common.protocol import (
     Progress,
     Ready,
     Refused,
-    Row,
+    SequenceRequest,
     Usage,
     decode,
     encode,
@@ -51,21 +51,21 @@ class _LeaderState:
     ready: Ready
     inbox: bytes
     """The identity of the socket that takes its requests."""
-    rows: set[int] = field(default_factory=set)
+    sequences: set[int] = field(default_factory=set)
     kv_cache_usage: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Submission:
     id: int
-    row: Row
+    sequence: SequenceRequest
     on_outcome: OnOutcome
     on_text: OnText | None
     arrived: float
 
 
 class Ranks:
-    """The deployment's ranks, as one thing that takes rows.
+    """The deployment's ranks, as one thing that takes sequences.
 
     One thread talks to them, watches their processes and calls back. It starts torchrun, too, so that the ranks end
     when it does.
@@ -81,7 +81,7 @@ class Ranks:
         self._settings = settings
         self._log = log
         self.metrics = metrics
-        """The deployment's: the streaming twin's refusals are counted here, too."""
+        """The deployment's: the streaming model's refusals are counted here, too."""
         self._launcher = Launcher(settings, script)
         self._commands: Mailbox[_Submission | Cancel | Callable[[], None] | None] = Mailbox()
         self._ids = count(1)
@@ -125,18 +125,20 @@ class Ranks:
         readies = [leader.ready for leader in self._leaders.values()]
         return replace(readies[0], slots=sum(ready.slots for ready in readies))
 
-    def submit(self, row: Row, arrived: float, on_outcome: OnOutcome, on_text: OnText | None = None) -> int:
-        """Hand a row over, whose request arrived at `arrived` on the monotonic clock. Returns the row's id.
+    def submit(
+        self, sequence: SequenceRequest, arrived: float, on_outcome: OnOutcome, on_text: OnText | None = None
+    ) -> int:
+        """Hand a sequence over, whose request arrived at `arrived` on the monotonic clock. Returns the sequence's id.
 
-        `on_outcome` is called once, on the ranks' thread; so is `on_text` with new text of a row that streams.
+        `on_outcome` is called once, on the ranks' thread; so is `on_text` with new text of a sequence that streams.
         """
-        submission = _Submission(next(self._ids), row, on_outcome, on_text, arrived)
+        submission = _Submission(next(self._ids), sequence, on_outcome, on_text, arrived)
         self._commands.put(submission)
         return submission.id
 
-    def cancel(self, row_id: int) -> None:
-        """Nobody waits for the row any more: its outcome will not be reported."""
-        self._commands.put(Cancel(row_id))
+    def cancel(self, sequence_id: int) -> None:
+        """Nobody waits for the sequence any more: its outcome will not be reported."""
+        self._commands.put(Cancel(sequence_id))
 
     def run_soon(self, action: Callable[[], None]) -> None:
         """Call `action` on the ranks' thread."""
@@ -148,7 +150,7 @@ class Ranks:
         self._poller.register(socket, zmq.POLLIN)
 
     def stop(self) -> None:
-        """End the ranks; rows that are still running are refused."""
+        """End the ranks; sequences that are still running are refused."""
         self._commands.put(None)
         self._thread.join()
 
@@ -260,8 +262,8 @@ class Ranks:
 
     def _handle_message(self, identity: bytes, message: Any) -> None:
         if isinstance(message, Deltas):
-            for row_id, text in message.rows:
-                if (pending := self._pending.get(row_id)) is not None and pending.on_text is not None:
+            for sequence_id, text in message.sequences:
+                if (pending := self._pending.get(sequence_id)) is not None and pending.on_text is not None:
                     pending.on_text(text)
         elif isinstance(message, Done | Refused):
             self._settle(identity, message)
@@ -276,8 +278,8 @@ class Ranks:
             self._greet(identity, message)
         elif isinstance(message, Fatal) and self._failure is None:
             self._cannot_start(message)
-        elif isinstance(message, Ready) and message.uplink in self._known:
-            self._leaders[message.uplink] = _LeaderState(message, identity)
+        elif isinstance(message, Ready) and message.connection in self._known:
+            self._leaders[message.connection] = _LeaderState(message, identity)
             self._come_up()
 
     def _come_up(self) -> None:
@@ -338,7 +340,7 @@ class Ranks:
             self._forget(descriptor)
         for identity in over:
             del self._known[identity]
-        self._leaders = {uplink: leader for uplink, leader in self._leaders.items() if uplink not in over}
+        self._leaders = {connection: leader for connection, leader in self._leaders.items() if connection not in over}
         self._stages.clear()
         self._up = False
         self._deadline = time.monotonic() + self._settings.start_timeout
@@ -379,22 +381,22 @@ class Ranks:
                 self.metrics.withdrawn(1)
                 self.metrics.set("num_requests_running", len(self._pending))
                 for leader in self._leaders.values():
-                    if command.id in leader.rows:
-                        leader.rows.discard(command.id)
+                    if command.id in leader.sequences:
+                        leader.sequences.discard(command.id)
                         self._outgoing[leader.inbox].append(command)
             return
         if not self._up:
             self._refuse(command, "UNAVAILABLE", self._unavailable)
             return
-        leader = min(self._leaders.values(), key=lambda leader: len(leader.rows) / leader.ready.slots)
-        leader.rows.add(command.id)
+        leader = min(self._leaders.values(), key=lambda leader: len(leader.sequences) / leader.ready.slots)
+        leader.sequences.add(command.id)
         self._pending[command.id] = command
         self.metrics.set("num_requests_running", len(self._pending))
-        self._outgoing[leader.inbox].append(Generate(command.id, command.row))
+        self._outgoing[leader.inbox].append(Generate(command.id, command.sequence))
 
     def _settle(self, identity: bytes, outcome: Outcome) -> None:
         if leader := self._leaders.get(identity):
-            leader.rows.discard(outcome.id)
+            leader.sequences.discard(outcome.id)
         if pending := self._pending.pop(outcome.id, None):
             self._count(outcome, pending)
             pending.on_outcome(outcome)

@@ -1,4 +1,4 @@
-"""The side of a streaming twin that uses the ranks of its model, through that model's stub."""
+"""The side of a streaming model that uses the ranks of its model, through that model's stub."""
 
 import contextlib
 import itertools
@@ -15,29 +15,29 @@ import zmq
 
 from ..common.mailbox import Mailbox
 from ..common.parent_death import Guardian
-from ..common.protocol import Cancel, Deltas, Done, ErrorKind, Refused, Row, decode, encode
+from ..common.protocol import Cancel, Deltas, Done, ErrorKind, Refused, SequenceRequest, decode, encode
 from ..common.sockets import Socket, new_socket
 from .ranks import OnOutcome, OnText
-from .remote_protocol import Enter, Knock, Unreadable, Welcome, socket_path, tombstone
+from .remote_protocol import Accepted, Connect, Rejected, Submit, disconnected_marker, socket_path
 
-_KNOCK_SECONDS = 0.5
-_LOOK_MILLISECONDS = 50
-"""How often a guest without a host looks whether it may knock."""
-_MEETING_SECONDS = 60.0
+_CONNECT_SECONDS = 0.5
+_POLL_MILLISECONDS = 50
+"""How often a remote client without a stub server looks whether it may connects."""
+_CONNECT_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class _Guided:
+class _Callbacks:
     on_outcome: OnOutcome
     on_text: OnText
 
 
-class HostGoneError(RuntimeError):
+class StubServerGoneError(RuntimeError):
     """The model whose ranks are shared is not there; the text says so."""
 
 
-class Guest:
-    """Takes rows as `Ranks` does. One thread talks to the host and calls back.
+class RemoteClient:
+    """Takes sequences as `Ranks` does. One thread talks to the stub server and calls back.
 
     Args:
         model: the name of the model that has the ranks.
@@ -50,86 +50,88 @@ class Guest:
         self._path = socket_path(os.getppid(), model, version)
         self._log = log
         self._ids = itertools.count(1)
-        self._commands: Mailbox[tuple[Enter, _Guided] | Cancel | Unreadable | None] = Mailbox()
-        self._rows: dict[int, _Guided] = {}
+        self._commands: Mailbox[tuple[Submit, _Callbacks] | Cancel | Rejected | None] = Mailbox()
+        self._sequences: dict[int, _Callbacks] = {}
         self._max_prompt_bytes: int | None = None
-        """Known while the host takes rows."""
-        self._host: int | None = None
-        """Process file descriptor of the host."""
-        self._met = threading.Event()
+        """Known while the stub server takes sequences."""
+        self._server: int | None = None
+        """Process file descriptor of the stub server."""
+        self._connected = threading.Event()
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guest", daemon=True)
         self._guardian = Guardian(os.getppid())
 
     def start(self, timeout: float) -> int:
-        """Wait until the host takes rows; return how many bytes a prompt may have at the most.
+        """Wait until the stub server takes sequences; return how many bytes a prompt may have at the most.
 
         Raises:
-            HostGoneError: it did not come within a minute, did not take rows within `timeout` seconds, or ended.
+            HostGoneError: it did not come within a minute, did not take sequences within `timeout` seconds, or ended.
         """
         self._thread.start()
-        deadline = time.monotonic() + _MEETING_SECONDS
-        while not self._met.wait(_KNOCK_SECONDS) and time.monotonic() < deadline:
-            if tombstone(self._path).exists():
+        deadline = time.monotonic() + _CONNECT_TIMEOUT_SECONDS
+        while not self._connected.wait(_CONNECT_SECONDS) and time.monotonic() < deadline:
+            if disconnected_marker(self._path).exists():
                 break
-        if self._met.is_set():
+        if self._connected.is_set():
             self._settled.wait(timeout)
         if self._max_prompt_bytes is None:
             self.stop()
-            raise HostGoneError(f"Model {self._model!r}, whose ranks this one uses, does not run; load it as well.")
+            raise StubServerGoneError(
+                f"Model {self._model!r}, whose ranks this one uses, does not run; load it as well."
+            )
         return self._max_prompt_bytes
 
-    def submit(self, row: Row, priority: Any, on_outcome: OnOutcome, on_text: OnText) -> int:
-        """Hand a row over, with the priority that its request asked for; callbacks come on the guest's thread.
+    def submit(self, sequence: SequenceRequest, priority: Any, on_outcome: OnOutcome, on_text: OnText) -> int:
+        """Submit a sequence with the priority that its request asked for; callbacks run on the client's thread.
 
         Returns:
-            the row's id.
+            the sequence's id.
         """
-        row_id = next(self._ids)
-        self._commands.put((Enter(row_id, row, priority), _Guided(on_outcome, on_text)))
-        return row_id
+        sequence_id = next(self._ids)
+        self._commands.put((Submit(sequence_id, sequence, priority), _Callbacks(on_outcome, on_text)))
+        return sequence_id
 
-    def count_unreadable(self, kind: ErrorKind) -> None:
-        """Have a request counted that was refused before it had a row."""
-        self._commands.put(Unreadable(kind))
+    def count_rejected(self, kind: ErrorKind) -> None:
+        """Have a request counted that was refused before it had a sequence."""
+        self._commands.put(Rejected(kind))
 
-    def cancel(self, row_id: int) -> None:
-        """Nobody waits for the row any more: its outcome will not be reported."""
-        self._commands.put(Cancel(row_id))
+    def cancel(self, sequence_id: int) -> None:
+        """Nobody waits for the sequence any more: its outcome will not be reported."""
+        self._commands.put(Cancel(sequence_id))
 
     def stop(self) -> None:
-        """End; rows that are still running are refused."""
+        """End; sequences that are still running are refused."""
         self._commands.put(None)
         self._thread.join()
         self._guardian.dismiss()
 
     def _run(self) -> None:
         socket = new_socket(zmq.DEALER)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # keep nothing for a host that is not there
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # keep nothing for a stub server that is not there
         socket.connect(f"ipc://{self._path}")
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._commands, zmq.POLLIN)
         try:
-            knocked = -math.inf
+            asked = -math.inf
             running = True
             while running:
-                due = self._max_prompt_bytes is None and time.monotonic() - knocked >= _KNOCK_SECONDS
-                if due and _send(socket, Knock()):
-                    knocked = time.monotonic()
+                due = self._max_prompt_bytes is None and time.monotonic() - asked >= _CONNECT_SECONDS
+                if due and _send(socket, Connect()):
+                    asked = time.monotonic()
                 running = self._serve_events(socket)
         finally:
             self._refuse_all("The server is stopping.")
             socket.close()
 
     def _serve_events(self, socket: Socket) -> bool:
-        events = self._poller.poll(_LOOK_MILLISECONDS if self._max_prompt_bytes is None else None)
+        events = self._poller.poll(_POLL_MILLISECONDS if self._max_prompt_bytes is None else None)
         try:
             return self._handle_events(events, socket)
         except Exception as error:  # a mistake of ours: nobody is to wait for what it lost
             traceback.print_exc()
-            for row_id in self._rows:
-                _send(socket, Cancel(row_id))
+            for sequence_id in self._sequences:
+                _send(socket, Cancel(sequence_id))
             self._refuse_all(f"The thread that talks to model {self._model} broke: {error!r}.")
             return True
 
@@ -137,8 +139,8 @@ class Guest:
         for event, _ in events:
             if event is socket:
                 self._receive(socket)
-            elif event == self._host:
-                self._lose_host()
+            elif event == self._server:
+                self._lose_server()
         for command in self._commands.take_all():
             if command is None:
                 return False
@@ -150,59 +152,59 @@ class Guest:
             while True:
                 message = decode(socket.recv(zmq.NOBLOCK))
                 if isinstance(message, Deltas):
-                    for row_id, text in message.rows:
-                        if row := self._rows.get(row_id):
-                            row.on_text(text)
+                    for sequence_id, text in message.sequences:
+                        if sequence := self._sequences.get(sequence_id):
+                            sequence.on_text(text)
                 elif isinstance(message, Done | Refused):
-                    if row := self._rows.pop(message.id, None):
-                        row.on_outcome(message)
-                elif isinstance(message, Welcome) and self._max_prompt_bytes is None:
-                    self._meet(message)
+                    if sequence := self._sequences.pop(message.id, None):
+                        sequence.on_outcome(message)
+                elif isinstance(message, Accepted) and self._max_prompt_bytes is None:
+                    self._accept(message)
 
-    def _meet(self, welcome: Welcome) -> None:
-        if self._host is None:
+    def _accept(self, accepted: Accepted) -> None:
+        if self._server is None:
             try:
-                self._host = os.pidfd_open(welcome.pid)
+                self._server = os.pidfd_open(accepted.pid)
             except ProcessLookupError:
                 return
-            self._poller.register(self._host, zmq.POLLIN)
-            self._met.set()
-        if welcome.max_prompt_bytes is not None:
-            self._max_prompt_bytes = welcome.max_prompt_bytes
+            self._poller.register(self._server, zmq.POLLIN)
+            self._connected.set()
+        if accepted.max_prompt_bytes is not None:
+            self._max_prompt_bytes = accepted.max_prompt_bytes
             self._settled.set()
 
-    def _lose_host(self) -> None:
-        assert self._host is not None
-        self._poller.unregister(self._host)
-        os.close(self._host)
-        self._host = self._max_prompt_bytes = None
+    def _lose_server(self) -> None:
+        assert self._server is not None
+        self._poller.unregister(self._server)
+        os.close(self._server)
+        self._server = self._max_prompt_bytes = None
         self._settled.set()
         self._log(f"model {self._model} is gone")
         self._refuse_all(f"Model {self._model} is gone; it is being waited for.")
 
-    def _handle(self, command: "tuple[Enter, _Guided] | Cancel | Unreadable", socket: Socket) -> None:
-        if isinstance(command, Unreadable):
+    def _handle(self, command: "tuple[Submit, _Callbacks] | Cancel | Rejected", socket: Socket) -> None:
+        if isinstance(command, Rejected):
             _send(socket, command)
             return
         if isinstance(command, Cancel):
-            if self._rows.pop(command.id, None) is not None:
+            if self._sequences.pop(command.id, None) is not None:
                 _send(socket, command)
             return
-        request, row = command
+        request, sequence = command
         if self._max_prompt_bytes is None:
-            row.on_outcome(Refused(request.id, "UNAVAILABLE", f"Model {self._model} is not there."))
+            sequence.on_outcome(Refused(request.id, "UNAVAILABLE", f"Model {self._model} is not there."))
             return
-        self._rows[request.id] = row
+        self._sequences[request.id] = sequence
         _send(socket, request)
 
     def _refuse_all(self, sentence: str) -> None:
-        rows, self._rows = self._rows, {}
-        for row_id, row in rows.items():
-            row.on_outcome(Refused(row_id, "UNAVAILABLE", sentence))
+        sequences, self._sequences = self._sequences, {}
+        for sequence_id, sequence in sequences.items():
+            sequence.on_outcome(Refused(sequence_id, "UNAVAILABLE", sentence))
 
 
 def _send(socket: Socket, message: Any) -> bool:
-    """Send to the host if it is there; return whether it is. That it has ended its process descriptor tells."""
+    """Send to the stub server if it is there; return whether it is. That it has ended its process descriptor tells."""
     try:
         socket.send(encode(message), zmq.NOBLOCK)
     except zmq.Again:

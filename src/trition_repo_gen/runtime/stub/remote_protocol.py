@@ -1,7 +1,7 @@
-"""Where and in which words a streaming twin uses the ranks of its model: two stubs of one tritonserver, one socket.
+"""Where and in which words a streaming model uses the ranks of its model: two stubs of one tritonserver, one socket.
 
-The twin's stub (`guest.py`) sends rows to the model's stub (`host.py`), which treats them like its own: the same
-admission, the same ranks.
+The streaming model's stub (`remote_client.py`) sends sequences to the model's stub (`stub_server.py`), which treats
+them like its own: the same admission, the same ranks.
 """
 
 import os
@@ -11,19 +11,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..common.protocol import ErrorKind, Row, register
+from ..common.protocol import ErrorKind, SequenceRequest, register
 
 
 @register
 @dataclass(frozen=True)
-class Knock:
-    """A guest asks whether the host is there."""
+class Connect:
+    """A remote client asks whether the stub server is there."""
 
 
 @register
 @dataclass(frozen=True)
-class Welcome:
-    """The host is there, in process `pid`. It takes rows once it says how many bytes a prompt may have at the most."""
+class Accepted:
+    """The stub server runs in process `pid`. It takes sequences once `max_prompt_bytes` is known."""
 
     pid: int
     max_prompt_bytes: int | None
@@ -31,22 +31,22 @@ class Welcome:
 
 @register
 @dataclass(frozen=True)
-class Unreadable:
-    """The guest refused a request itself; `kind` is for the metrics, which the host has."""
+class Rejected:
+    """The remote client refused a request itself; `kind` is for the metrics, which the stub server has."""
 
     kind: ErrorKind
 
 
 @register
 @dataclass(frozen=True)
-class Enter:
-    """A row to continue; what comes of it has the same `id`: `Deltas` and a `Done`, or `Refused`.
+class Submit:
+    """A sequence to continue; what comes of it has the same `id`: `Deltas` and a `Done`, or `Refused`.
 
     `priority` is what the request asked for, unchecked.
     """
 
     id: int
-    row: Row
+    sequence: SequenceRequest
     priority: Any = None
 
 
@@ -71,13 +71,13 @@ def socket_path(server: int, model: str, version: int) -> Path:
     return folder / f"{_processes()}-{server}-{sha256(f'{model}/{version}'.encode()).hexdigest()[:16]}"
 
 
-def tombstone(path: Path) -> Path:
-    """Return the file that says that the host at `path` cannot load."""
+def disconnected_marker(path: Path) -> Path:
+    """Return the file that says that the stub server at `path` cannot load."""
     return path.with_name(f"{path.name}.failed")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what servers that have ended left beside `path`: sockets of killed ones, and tombstones."""
+    """Remove what servers that have ended left beside `path`: sockets of killed ones, and disconnected markers."""
     for other in path.parent.glob(f"{_processes()}-*-*"):
         server = other.name.split("-")[1]
         if not Path("/proc", server).exists():

@@ -25,7 +25,7 @@ class Watched(Protocol):
         """End it: its time is up."""
 
 
-class Watcher:
+class RequestWatcher:
     """A thread that looks at every request, often while there are few and at least once a second up to five hundred."""
 
     def __init__(self) -> None:

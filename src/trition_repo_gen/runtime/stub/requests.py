@@ -1,4 +1,4 @@
-"""From a request's input tensors to rows, each value checked once."""
+"""From a request's input tensors to sequences, each value checked once."""
 
 import json
 import math
@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..common.protocol import Row
+from ..common.protocol import SequenceRequest
 from .errors import BadRequestError
-from .images import PictureLimits, read_pictures
+from .images import ImageLimits, read_images
 
 INPUTS = (
     "prompts",
@@ -33,7 +33,7 @@ INPUTS = (
 """Names of the model's inputs. `max_batch_size` is what old clients send; nothing depends on it."""
 
 _MAX_INT = 2**31 - 1
-# Looked for at every token, while everybody's rows wait.
+# Looked for at every token, while everybody's sequences wait.
 _MOST_STOP_WORDS = 64
 _MOST_STOP_CHARACTERS = 256
 # Every token's are kept, sorted and sent.
@@ -43,43 +43,43 @@ _NEW_TOKENS = 256
 _NEW_TOKENS_MULTIMODAL = 50
 
 
-def read_rows(
-    tensors: Mapping[str, NDArray[Any]], max_prompt_bytes: int, pictures: PictureLimits | None = None
-) -> list[Row]:
-    """Return a request's rows.
+def read_sequences(
+    tensors: Mapping[str, NDArray[Any]], max_prompt_bytes: int, images: ImageLimits | None = None
+) -> list[SequenceRequest]:
+    """Return a request's sequences.
 
     Args:
         tensors: inputs by name, each of shape (N, 1): BYTES as objects, INT64, FP32, BOOL. Only `prompts` is required.
         max_prompt_bytes: longer prompts cannot fit, whatever their tokens are.
-        pictures: what a multimodal model takes, None for a language model.
+        images: what a multimodal model takes, None for a language model.
 
     Raises:
         BadRequestError: a value makes no sense.
     """
     if "prompts" not in tensors:  # Triton does not see it: it counts inputs, and others may be there
-        raise BadRequestError("prompts is missing; send one text a row.")
+        raise BadRequestError("prompts is missing; send one text a sequence.")
     count = tensors["prompts"].shape[0]
     for name, tensor in tensors.items():
         if tensor.shape != (count, 1):
             raise BadRequestError(f"{name} has the shape {list(tensor.shape)}; it has to be [{count}, 1].")
     if count == 0:
-        raise BadRequestError("prompts has no rows; send at least one.")
+        raise BadRequestError("prompts has no sequences; send at least one.")
     return [
-        _read_row({name: tensor[index, 0] for name, tensor in tensors.items()}, max_prompt_bytes, pictures)
+        _read_sequence({name: tensor[index, 0] for name, tensor in tensors.items()}, max_prompt_bytes, images)
         for index in range(count)
     ]
 
 
-def _read_row(values: Mapping[str, Any], max_prompt_bytes: int, pictures: PictureLimits | None) -> Row:
+def _read_sequence(values: Mapping[str, Any], max_prompt_bytes: int, images: ImageLimits | None) -> SequenceRequest:
     prompt = _text("prompts", values["prompts"], max_prompt_bytes)
     top_k = _integer(values, "top_k", 1, least=0)
     if bool(values.get("use_greedy", False)):
         top_k = 1
     seed = values.get("random_seed")
-    return Row(
+    return SequenceRequest(
         prompt=prompt,
         chat=bool(values.get("apply_chat_template", False)),
-        max_length=_integer(values, "max_length", _NEW_TOKENS if pictures is None else _NEW_TOKENS_MULTIMODAL, least=1),
+        max_length=_integer(values, "max_length", _NEW_TOKENS if images is None else _NEW_TOKENS_MULTIMODAL, least=1),
         temperature=_number(values, "temperature", 1.0, "0 or more", lambda value: value >= 0),
         top_k=top_k,
         top_p=_number(values, "top_p", 0.0, "between 0 and 1", lambda value: 0 <= value <= 1),
@@ -90,7 +90,7 @@ def _read_row(values: Mapping[str, Any], max_prompt_bytes: int, pictures: Pictur
         echo=bool(values.get("echo", False)),
         stop_words=_stop_words(values.get("stop_words")),
         min_length=_integer(values, "min_length", 0, least=0),
-        images=[] if pictures is None else read_pictures(values.get("images", b""), pictures),
+        images=[] if images is None else read_images(values.get("images", b""), images),
     )
 
 

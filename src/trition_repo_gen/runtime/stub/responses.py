@@ -1,4 +1,4 @@
-"""From the answers of a request's rows to its output tensors."""
+"""From the answers of a request's sequences to its output tensors."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -7,24 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.protocol import Answer, Row
+from ..common.protocol import Answer, SequenceRequest
 
 
 def output_tensors(
-    rows: Sequence[Row], answers: Sequence[Answer], wanted: Collection[str]
+    sequences: Sequence[SequenceRequest], answers: Sequence[Answer], wanted: Collection[str]
 ) -> list[tuple[str, NDArray[Any]]]:
-    """Return (name, array) for every output that the client wants and the rows have.
+    """Return (name, array) for every output that the client wants and the sequences have.
 
     Args:
-        rows: what was asked, one for each answer.
-        answers: in the order of the rows.
+        sequences: what was asked, one for each answer.
+        answers: in the order of the sequences.
         wanted: output names that the client listed.
 
     Returns:
-        `sentences` and `finish_reason` BYTES, `prompt_tokens` and `completion_tokens` INT64, each (N, 1); where a row
-        asked for log-probabilities `log_probs` FP32 (N, longest), padded with 0, `log_probs_lengths` INT64 (N, 1) and
-        `tokens` BYTES (N, 1), a JSON list of how each token is spelt;
-        where a row asked for the most likely tokens `top_logprobs` BYTES (N, 1), a JSON list with one object a token.
+        `sentences` and `finish_reason` BYTES, `prompt_tokens` and `completion_tokens` INT64, each (N, 1); where a
+        sequence asked for log-probabilities `log_probs` FP32 (N, longest), padded with 0, `log_probs_lengths` INT64 (N,
+        1) and `tokens` BYTES (N, 1), a JSON list of how each token is spelt; where a sequence asked for the most likely
+        tokens `top_logprobs` BYTES (N, 1), a JSON list with one object a
+        token.
     """
     outputs: dict[str, NDArray[Any]] = {
         "sentences": _bytes(answer.text for answer in answers),
@@ -32,11 +33,11 @@ def output_tensors(
         "prompt_tokens": _integers(answer.prompt_tokens for answer in answers),
         "completion_tokens": _integers(answer.completion_tokens for answer in answers),
     }
-    if any(row.log_probs for row in rows):
+    if any(sequence.log_probs for sequence in sequences):
         outputs["log_probs"] = _padded([answer.log_probs for answer in answers])
         outputs["log_probs_lengths"] = _integers(len(answer.log_probs) for answer in answers)
         outputs["tokens"] = _bytes(json.dumps(answer.tokens, ensure_ascii=False) for answer in answers)
-    if any(row.top_logprobs for row in rows):
+    if any(sequence.top_logprobs for sequence in sequences):
         outputs["top_logprobs"] = _bytes(json.dumps(answer.top_logprobs, ensure_ascii=False) for answer in answers)
     return [(name, array) for name, array in outputs.items() if name in wanted]
 
@@ -54,8 +55,8 @@ def _integers(values: Any) -> NDArray[Any]:
     return np.array([[value] for value in values], dtype=np.int64)
 
 
-def _padded(rows: Sequence[Sequence[float]]) -> NDArray[Any]:
-    array = np.zeros((len(rows), max([1, *(len(row) for row in rows)])), dtype=np.float32)
-    for index, row in enumerate(rows):
-        array[index, : len(row)] = row
+def _padded(sequences: Sequence[Sequence[float]]) -> NDArray[Any]:
+    array = np.zeros((len(sequences), max([1, *(len(sequence) for sequence in sequences)])), dtype=np.float32)
+    for index, sequence in enumerate(sequences):
+        array[index, : len(sequence)] = sequence
     return array

@@ -10,10 +10,10 @@ import threading
 import traceback
 from collections.abc import Callable
 
-_LANES = 4
+_QUEUES = 4
 
 
-class Lane:
+class SendQueue:
     """A thread that does one thing after another."""
 
     def __init__(self, name: str):
@@ -38,18 +38,18 @@ class Lane:
                 traceback.print_exc()
 
 
-class Outbox:
-    """A few lanes, side by side. What belongs to one request goes through one lane and so stays in order."""
+class SendQueues:
+    """A few lanes, side by side. What belongs to one request goes through one send queue and so stays in order."""
 
     def __init__(self) -> None:
-        self._lanes = [Lane(f"outbox {number}") for number in range(_LANES)]
-        self._next = itertools.cycle(self._lanes)
+        self._queues = [SendQueue(f"outbox {number}") for number in range(_QUEUES)]
+        self._next = itertools.cycle(self._queues)
 
-    def lane(self) -> Lane:
-        """Return the lane for another request."""
+    def send_queue(self) -> SendQueue:
+        """Return the send queue for another request."""
         return next(self._next)
 
     def close(self) -> None:
         """Send what is left, then end."""
-        for lane in self._lanes:
-            lane.close()
+        for send_queue in self._queues:
+            send_queue.close()

@@ -1,4 +1,4 @@
-"""Python-backend models without ranks: decoupled, one row a request, many responses; the streaming twin is one."""
+"""Python-backend models without ranks: decoupled, one sequence per request, many responses."""
 
 import json
 import math
@@ -11,26 +11,26 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from ..common.protocol import Done, Refused, Row
+from ..common.protocol import Done, Refused, SequenceRequest
 from ..common.settings import SettingsError, StreamSettings
-from .errors import BadRequestError, why_unreadable
-from .images import PictureLimits
+from .errors import BadRequestError, why_rejected
+from .images import ImageLimits
 from .open_request import OpenRequest
 from .priority import asked_priority
 from .ranks import Outcome
-from .remote_client import Guest, HostGoneError
-from .request_watcher import Watcher
-from .requests import INPUTS, read_rows
+from .remote_client import RemoteClient, StubServerGoneError
+from .request_watcher import RequestWatcher
+from .requests import INPUTS, read_sequences
 from .responses import output_tensors, text_array
-from .send_queue import Lane, Outbox
+from .send_queue import SendQueue, SendQueues
 from .triton import input_arrays, send_error
 
 Outputs = Iterable[tuple[str, NDArray[Any]]]
 """Names and arrays."""
 
 
-class GuestModel(ABC):
-    """Hands rows to another model's ranks and sends what comes of them, in the tensors of who inherits."""
+class DecoupledModel(ABC):
+    """Hands sequences to another model's ranks and sends what comes of them, in the tensors of who inherits."""
 
     inputs: tuple[str, ...]
     """Names of the tensors that a request may have."""
@@ -38,16 +38,16 @@ class GuestModel(ABC):
     """Name of the tensor with new text."""
 
     @abstractmethod
-    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[Row]:
-        """Return a request's rows.
+    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[SequenceRequest]:
+        """Return a request's sequences.
 
         Raises:
             BadRequestError: a value makes no sense.
         """
 
     @abstractmethod
-    def last_response(self, row: Row, done: Done, wanted: frozenset[str]) -> Outputs:
-        """Return what of the wanted outputs the last response of a row has."""
+    def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
+        """Return what of the wanted outputs the last response of a sequence has."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Wait until the other model is there, so that a model that is READY answers."""
@@ -58,108 +58,111 @@ class GuestModel(ABC):
             settings = StreamSettings.from_parameters(parameters)
         except SettingsError as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        self._guest = Guest(settings.stream_of, int(args["model_version"]), self._log)
+        self._client = RemoteClient(settings.stream_of, int(args["model_version"]), self._log)
         try:
-            self.max_prompt_bytes = self._guest.start(settings.start_timeout)
-        except HostGoneError as error:
+            self.max_prompt_bytes = self._client.start(settings.start_timeout)
+        except StubServerGoneError as error:
             raise pb_utils.TritonModelException(str(error)) from None
-        self.pictures = PictureLimits.of(settings)
-        self._watcher = Watcher()
-        self._outbox = Outbox()
+        self.images = ImageLimits.of(settings)
+        self._watcher = RequestWatcher()
+        self._send_queues = SendQueues()
 
     def execute(self, requests: list[Any]) -> None:
-        """Submit each request's row; text goes through its response sender."""
+        """Submit each request's sequence; text goes through its response sender."""
         for request in requests:
             sender = request.get_response_sender()
             try:
-                rows = self.read(input_arrays(request, self.inputs))
-                if len(rows) != 1:
-                    raise BadRequestError(f"prompts has {len(rows)} rows; a streaming request has one.")
+                sequences = self.read(input_arrays(request, self.inputs))
+                if len(sequences) != 1:
+                    raise BadRequestError(f"prompts has {len(sequences)} sequences; a streaming request has one.")
                 priority = asked_priority(request)
             except Exception as error:
-                kind, sentence = why_unreadable(error)
-                self._guest.count_unreadable(kind)
+                kind, sentence = why_rejected(error)
+                self._client.count_rejected(kind)
                 send_error(sender, kind, sentence)
                 continue
             _StreamingRequest(
                 self,
-                rows[0],
+                sequences[0],
                 priority,
                 sender,
                 request.requested_output_names(),
                 timeout=request.timeout() / 1e6 or math.inf,
-                guest=self._guest,
+                client=self._client,
                 watcher=self._watcher,
-                lane=self._outbox.lane(),
+                send_queue=self._send_queues.send_queue(),
             ).start()
 
     def finalize(self) -> None:
         """End the threads."""
         self._watcher.close()
-        self._guest.stop()
-        self._outbox.close()
+        self._client.stop()
+        self._send_queues.close()
 
     def _log(self, line: str) -> None:
         print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
 
 
-class TritonPythonModel(GuestModel):
-    """The streaming twin: the tensors of its model, the text as it grows."""
+class TritonPythonModel(DecoupledModel):
+    """The streaming model: the tensors of its model, the text as it grows."""
 
     inputs = INPUTS
     text_output = "sentences"
 
-    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[Row]:
-        """Return the request's rows."""
-        return [replace(row, stream=True) for row in read_rows(tensors, self.max_prompt_bytes, self.pictures)]
+    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[SequenceRequest]:
+        """Return the request's sequences."""
+        return [
+            replace(sequence, stream=True) for sequence in read_sequences(tensors, self.max_prompt_bytes, self.images)
+        ]
 
-    def last_response(self, row: Row, done: Done, wanted: frozenset[str]) -> Outputs:
+    def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
         """Return the outputs of the model, with the text that did not come before."""
         return (
             (name, text_array(done.rest) if name == "sentences" else array)
-            for name, array in output_tensors([row], [done.answer], wanted)
+            for name, array in output_tensors([sequence], [done.answer], wanted)
         )
 
 
 class _StreamingRequest(OpenRequest):
-    """A row whose text is sent as it grows. Callbacks come on the guest's thread, ends on the watcher's too; responses
-    are sent in the order in which they are put on the lane.
+    """A sequence whose text is sent as it grows.
+
+    Callbacks run on the remote client's thread, ends on the watcher's too; responses leave in order.
     """
 
     def __init__(
         self,
-        model: GuestModel,
-        row: Row,
+        model: DecoupledModel,
+        sequence: SequenceRequest,
         priority: Any,
         sender: Any,
         wanted: list[str],
         *,
         timeout: float,
-        guest: Guest,
-        watcher: Watcher,
-        lane: Lane,
+        client: RemoteClient,
+        watcher: RequestWatcher,
+        send_queue: SendQueue,
     ):
-        super().__init__(sender, timeout, watcher, lane)
+        super().__init__(sender, timeout, watcher, send_queue)
         self._model = model
-        self._row = row
+        self._sequence = sequence
         self._priority = priority
         self._wanted = frozenset(wanted)
-        self._guest = guest
+        self._client = client
         self._unsent: list[str] = []
-        """Text that waits for the lane: all of it goes in one response."""
+        """Text that waits for the send queue: all of it goes in one response."""
 
     def start(self) -> None:
-        self._id = self._guest.submit(self._row, self._priority, self._settle, self._tell)
+        self._id = self._client.submit(self._sequence, self._priority, self._settle, self._on_text)
         with self._lock:
             if not self._ended:
                 self._watcher.add(self)
 
-    def _tell(self, text: str) -> None:
+    def _on_text(self, text: str) -> None:
         with self._lock:
             if self._ended or self._model.text_output not in self._wanted:
                 return
             if not self._unsent:
-                self._lane.put(self._send_text)  # before the end is, which needs the lock
+                self._send_queue.put(self._send_text)  # before the end is, which needs the lock
             self._unsent.append(text)
 
     def _send_text(self) -> None:
@@ -175,7 +178,9 @@ class _StreamingRequest(OpenRequest):
         if isinstance(outcome, Refused):
             self._fail(outcome.kind, outcome.message)
         else:
-            self._lane.put(lambda: self._send_last(self._model.last_response(self._row, outcome, self._wanted)))
+            self._send_queue.put(
+                lambda: self._send_last(self._model.last_response(self._sequence, outcome, self._wanted))
+            )
 
     def _release(self, sentence: str) -> None:
-        self._guest.cancel(self._id)
+        self._client.cancel(self._id)

@@ -1,4 +1,4 @@
-"""The side of a model that lets its streaming twin use its ranks. All of it runs on the ranks' thread."""
+"""The side of a model that lets its streaming model use its ranks. All of it runs on the ranks' thread."""
 
 import contextlib
 import os
@@ -15,54 +15,54 @@ from .errors import BadRequestError
 from .open_request import EndsOnce
 from .priority import Priorities
 from .ranks import Outcome, Ranks
-from .remote_protocol import Enter, Knock, Unreadable, Welcome, remove_leftovers, socket_path, tombstone
+from .remote_protocol import Accepted, Connect, Rejected, Submit, disconnected_marker, remove_leftovers, socket_path
 
 
-class Host:
-    """Answers guests from the start of the ranks' thread.
+class StubServer:
+    """Answers remote clients from the start of the ranks' thread.
 
     Args:
         model: the model's name.
         version: its version.
-        ranks: take the rows; not started yet.
-        priorities: how urgent a row may be.
-        patience: seconds that a row may wait for a place; infinity for ever.
+        ranks: take the sequences; not started yet.
+        priorities: how urgent a sequence may be.
+        patience: seconds that a sequence may wait for a slot; infinity for ever.
     """
 
-    def __init__(self, model: str, version: int, ranks: Ranks, priorities: Priorities, patience: float):
+    def __init__(self, model: str, version: int, ranks: Ranks, priorities: Priorities, queue_timeout: float):
         self._path = socket_path(os.getppid(), model, version)
         self._ranks = ranks
         self._priorities = priorities
-        self._patience = patience
+        self._queue_timeout = queue_timeout
         self._admission: Admission | None = None
         self._max_prompt_bytes: int | None = None
-        self._rows: dict[tuple[bytes, int], GuestRow] = {}
+        self._sequences: dict[tuple[bytes, int], RemoteSequence] = {}
         self._texts: defaultdict[bytes, list[tuple[int, str]]] = defaultdict(list)
-        """What goes to each guest next."""
-        self._early: set[bytes] = set()
-        """Guests that knocked before rows were taken."""
-        tombstone(self._path).unlink(missing_ok=True)
+        """What goes to each remote client next."""
+        self._waiting_clients: set[bytes] = set()
+        """Remote clients that knocked before sequences were taken."""
+        disconnected_marker(self._path).unlink(missing_ok=True)
         remove_leftovers(self._path)
         ranks.run_soon(self._open)
 
-    def let_in(self, admission: Admission, max_prompt_bytes: int) -> None:
-        """Take rows from now on."""
+    def open(self, admission: Admission, max_prompt_bytes: int) -> None:
+        """Take sequences from now on."""
 
-        def open_the_door() -> None:
+        def open_now() -> None:
             self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
-            for identity in self._early:
-                self._welcome(identity)
+            for identity in self._waiting_clients:
+                self._accept(identity)
 
-        self._ranks.run_soon(open_the_door)
+        self._ranks.run_soon(open_now)
 
     def close(self) -> None:
         """Remove what was opened."""
         self._path.unlink(missing_ok=True)
 
-    def give_up(self) -> None:
-        """The model cannot load: tell a guest that has not met it. This process is about to end; the news stays."""
+    def mark_failed(self) -> None:
+        """Leave a marker for remote clients that have not connected: the model cannot load, and this process ends."""
         self._path.unlink(missing_ok=True)
-        tombstone(self._path).touch()
+        disconnected_marker(self._path).touch()
 
     def _open(self) -> None:
         self._socket = new_socket(zmq.ROUTER)
@@ -74,109 +74,111 @@ class Host:
             while True:
                 identity, frame = self._socket.recv_multipart(zmq.NOBLOCK)
                 message = decode(frame)
-                if isinstance(message, Knock):
-                    self._welcome(identity)
-                elif isinstance(message, Unreadable):
+                if isinstance(message, Connect):
+                    self._accept(identity)
+                elif isinstance(message, Rejected):
                     self._ranks.metrics.refused(message.kind)
-                elif isinstance(message, Enter) and self._admission is not None:
+                elif isinstance(message, Submit) and self._admission is not None:
                     self._enter(identity, message, self._admission)
-                elif isinstance(message, Cancel) and (identity, message.id) in self._rows:
-                    self._rows.pop((identity, message.id)).cancel()
+                elif isinstance(message, Cancel) and (identity, message.id) in self._sequences:
+                    self._sequences.pop((identity, message.id)).cancel()
 
-    def _welcome(self, identity: bytes) -> None:
+    def _accept(self, identity: bytes) -> None:
         if self._admission is None:
-            self._early.add(identity)
-        self.send(identity, Welcome(os.getpid(), self._max_prompt_bytes))
+            self._waiting_clients.add(identity)
+        self.send(identity, Accepted(os.getpid(), self._max_prompt_bytes))
 
-    def _enter(self, identity: bytes, request: Enter, admission: Admission) -> None:
+    def _enter(self, identity: bytes, request: Submit, admission: Admission) -> None:
         try:
             priority = self._priorities.check(request.priority)
         except BadRequestError as error:
             self.send(identity, Refused(request.id, "INVALID_ARG", str(error)))
             return
-        row = GuestRow(self, identity, request, admission, self._ranks, priority, self._patience)
-        self._rows[identity, request.id] = row
-        admission.enter(row)
+        sequence = RemoteSequence(self, identity, request, admission, self._ranks, priority, self._queue_timeout)
+        self._sequences[identity, request.id] = sequence
+        admission.enter(sequence)
 
     def send(self, identity: bytes, message: Any) -> None:
-        """Send to a guest. To be called on the ranks' thread."""
+        """Send to a remote client. To be called on the ranks' thread."""
         self._socket.send_multipart([identity, encode(message)])
 
-    def tell(self, identity: bytes, row_id: int, text: str) -> None:
-        """Send new text of a row to a guest, with that of its other rows. To be called on the ranks' thread."""
+    def send_text(self, identity: bytes, sequence_id: int, text: str) -> None:
+        """Send new text to a remote client, with that of its other sequences. Call it on the ranks' thread."""
         if not self._texts:
             self._ranks.run_soon(self._send_texts)  # once all is read that has come from the ranks
-        self._texts[identity].append((row_id, text))
+        self._texts[identity].append((sequence_id, text))
 
     def _send_texts(self) -> None:
         texts, self._texts = self._texts, defaultdict(list)
-        for identity, rows in texts.items():
-            self.send(identity, Deltas(rows))
+        for identity, sequences in texts.items():
+            self.send(identity, Deltas(sequences))
 
     def settle(self, identity: bytes, message: Done | Refused) -> None:
-        """Tell a guest the end of its row, from any thread."""
+        """Tell a remote client the end of its sequence, from any thread."""
 
-        def tell() -> None:
-            if self._rows.pop((identity, message.id), None) is not None:
+        def send_text() -> None:
+            if self._sequences.pop((identity, message.id), None) is not None:
                 self.send(identity, message)
 
-        self._ranks.run_soon(tell)
+        self._ranks.run_soon(send_text)
 
 
-class GuestRow(EndsOnce):
-    """A guest's row: an `admission.Request`. Its end is told to the host, or was the guest's own wish."""
+class RemoteSequence(EndsOnce):
+    """A remote client's sequence: an `admission.Request`. It ends once, by its outcome or by its client."""
 
-    places = 1
+    slots = 1
 
     def __init__(
         self,
-        host: Host,
+        server: StubServer,
         identity: bytes,
-        request: Enter,
+        request: Submit,
         admission: Admission,
         ranks: Ranks,
         priority: int,
-        patience: float,
+        queue_timeout: float,
     ):
         super().__init__()
         self.priority = priority
         self._arrived = time.monotonic()
-        self.patient_until = self._arrived + patience
-        self._host = host
+        self.queue_deadline = self._arrived + queue_timeout
+        self._server = server
         self._identity = identity
         self._request = request
         self._admission = admission
         self._ranks = ranks
-        self._row_id: int | None = None
+        self._sequence_id: int | None = None
 
     def start(self) -> None:
-        """Hand the row to the ranks."""
+        """Hand the sequence to the ranks."""
         with self._lock:
             if not self._ended:
-                self._row_id = self._ranks.submit(self._request.row, self._arrived, self.settle, self._tell)
+                self._sequence_id = self._ranks.submit(
+                    self._request.sequence, self._arrived, self.settle, self._on_text
+                )
                 return
         self._admission.leave(1)
 
-    def turn_away(self, sentence: str) -> None:
-        """Tell the guest that there was no place for it."""
+    def reject(self, sentence: str) -> None:
+        """Tell the remote client that there was no slot for it."""
         if self._end():
-            self._host.settle(self._identity, Refused(self._request.id, "UNAVAILABLE", sentence))
+            self._server.settle(self._identity, Refused(self._request.id, "UNAVAILABLE", sentence))
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
-        if self._end() and not self._admission.withdraw(self) and self._row_id is not None:
-            self._ranks.cancel(self._row_id)
+        if self._end() and not self._admission.withdraw(self) and self._sequence_id is not None:
+            self._ranks.cancel(self._sequence_id)
             self._admission.leave(1)
 
     def settle(self, outcome: Outcome) -> None:
-        """Give the place back and tell the guest what became of the row."""
+        """Give the slot back and tell the remote client what became of the sequence."""
         if not self._end():
             return
         self._admission.leave(1)
         if isinstance(outcome, Done):
-            self._host.settle(self._identity, Done(self._request.id, outcome.answer, outcome.rest))
+            self._server.settle(self._identity, Done(self._request.id, outcome.answer, outcome.rest))
         else:
-            self._host.settle(self._identity, Refused(self._request.id, outcome.kind, outcome.message))
+            self._server.settle(self._identity, Refused(self._request.id, outcome.kind, outcome.message))
 
-    def _tell(self, text: str) -> None:
-        self._host.tell(self._identity, self._request.id, text)
+    def _on_text(self, text: str) -> None:
+        self._server.send_text(self._identity, self._request.id, text)

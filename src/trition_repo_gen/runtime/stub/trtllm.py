@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..common.protocol import Done, Row
+from ..common.protocol import Done, SequenceRequest
 from .errors import BadRequestError
 from .responses import text_array
 
@@ -42,7 +42,7 @@ INPUTS = (
 
 
 def native_inputs(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return what `read_rows` reads.
+    """Return what `read_sequences` reads.
 
     A request with a temperature or a `top_p` and without `top_k` samples from all tokens, as OpenAI's API does; one
     with nothing of that is greedy, as TensorRT-LLM is.
@@ -70,7 +70,7 @@ def wants_stream(tensors: Mapping[str, NDArray[Any]]) -> bool:
 
 
 def last_response(
-    row: Row, done: Done, wanted: Collection[str], *, streamed: bool
+    sequence: SequenceRequest, done: Done, wanted: Collection[str], *, streamed: bool
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield name and array of the last response's outputs: token counts, and the text that did not come before."""
     answer = done.answer
@@ -79,7 +79,7 @@ def last_response(
         "num_input_tokens": np.array([[answer.prompt_tokens]], dtype=np.int32),
         "num_output_tokens": np.array([[answer.completion_tokens]], dtype=np.int32),
     }
-    if row.log_probs:
+    if sequence.log_probs:
         outputs["output_log_probs"] = np.array([answer.log_probs], dtype=np.float32)
         outputs["cum_log_probs"] = np.array([[sum(answer.log_probs)]], dtype=np.float32)
     yield from ((name, array) for name, array in outputs.items() if name in wanted)

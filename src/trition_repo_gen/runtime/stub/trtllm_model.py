@@ -1,4 +1,4 @@
-"""The Python-backend model that looks like a TensorRT-LLM one: decoupled, one row a request, one response or many."""
+"""The Python-backend model with TensorRT-LLM's tensors: decoupled, one sequence per request."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,24 +6,24 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..common.protocol import Done, Row
+from ..common.protocol import Done, SequenceRequest
 from . import trtllm
-from .requests import read_rows
-from .stream_model import GuestModel, Outputs
+from .requests import read_sequences
+from .stream_model import DecoupledModel, Outputs
 
 
-class TritonPythonModel(GuestModel):
-    """Hands rows to another model's ranks under the names of TensorRT-LLM's tensors."""
+class TritonPythonModel(DecoupledModel):
+    """Hands sequences to another model's ranks under the names of TensorRT-LLM's tensors."""
 
     inputs = trtllm.INPUTS
     text_output = "text_output"
 
-    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[Row]:
-        """Return the request's rows."""
+    def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[SequenceRequest]:
+        """Return the request's sequences."""
         streams = trtllm.wants_stream(tensors)
-        rows = read_rows(trtllm.native_inputs(tensors), self.max_prompt_bytes)
-        return [replace(row, stream=streams) for row in rows]
+        sequences = read_sequences(trtllm.native_inputs(tensors), self.max_prompt_bytes)
+        return [replace(sequence, stream=streams) for sequence in sequences]
 
-    def last_response(self, row: Row, done: Done, wanted: frozenset[str]) -> Outputs:
+    def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
         """Return the last response's outputs."""
-        return trtllm.last_response(row, done, wanted, streamed=row.stream)
+        return trtllm.last_response(sequence, done, wanted, streamed=sequence.stream)

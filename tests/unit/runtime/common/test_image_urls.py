@@ -37,7 +37,7 @@ def test_what_may_be_fetched(url: str, allowed: str, host: str, port: int, named
 @pytest.mark.parametrize(
     ("url", "allowed", "sentence"),
     [
-        ("https://a.org/x", "", "fetches no image URLs; send the picture itself"),
+        ("https://a.org/x", "", "fetches no image URLs; send the image itself"),
         ("https://b.org/x", "a.org", "fetches no images from b.org:443"),
         ("https://a.org.evil.net/x", "a.org", "fetches no images from a.org.evil.net"),
         ("https://evila.org/x", "*.a.org", "fetches no images from evila.org"),

@@ -8,7 +8,7 @@ import pytest
 
 CHILD = """
 import os, sys
-from trition_repo_gen.runtime.lifeline import die_with_parent
+from trition_repo_gen.runtime.common.parent_death import die_with_parent
 die_with_parent()
 print(os.getpid(), flush=True)
 sys.stdin.read()
@@ -38,7 +38,7 @@ def test_a_child_whose_parent_is_gone_already_ends_itself() -> None:
 
 GUARDED = """
 import os, sys, time
-from trition_repo_gen.runtime.lifeline import Guardian
+from trition_repo_gen.runtime.common.parent_death import Guardian
 guardian = Guardian(int(sys.argv[1]))
 print(guardian._process.pid, flush=True)
 sys.stdin.readline()

@@ -1,18 +1,18 @@
 import pytest
 
-from trition_repo_gen.runtime.common.protocol import Answer, Done, Generate, Hello, Row, decode, encode
+from trition_repo_gen.runtime.common.protocol import Answer, Done, Generate, Hello, SequenceRequest, decode, encode
 
 
 @pytest.mark.parametrize(
     "message",
     [
         Hello(rank=3, pid=4711, attempt=1, local=True, local_rank=1),
-        Generate(7, Row(prompt="Hi", stop_words=["\n"], seed=2**63 - 1)),
+        Generate(7, SequenceRequest(prompt="Hi", stop_words=["\n"], seed=2**63 - 1)),
         Done(
             7,
             Answer(text="ü🙂", finish_reason="stop", prompt_tokens=2, completion_tokens=1, top_logprobs=[{"a": -0.5}]),
         ),
-        [Row(prompt="a"), None, 3, "text"],
+        [SequenceRequest(prompt="a"), None, 3, "text"],
     ],
 )
 def test_messages_round_trip(message: object) -> None:
@@ -20,10 +20,10 @@ def test_messages_round_trip(message: object) -> None:
 
 
 def test_half_a_character_does_not_stop_a_message() -> None:
-    assert decode(encode(Row(prompt="a", stop_words=["\ud800"]))).stop_words == ["?"]
+    assert decode(encode(SequenceRequest(prompt="a", stop_words=["\ud800"]))).stop_words == ["?"]
 
 
 def test_a_row_is_greedy_with_top_k_1_or_temperature_0() -> None:
-    assert Row(prompt="a").greedy
-    assert Row(prompt="a", top_k=0, temperature=0.0).greedy
-    assert not Row(prompt="a", top_k=0).greedy
+    assert SequenceRequest(prompt="a").greedy
+    assert SequenceRequest(prompt="a", top_k=0, temperature=0.0).greedy
+    assert not SequenceRequest(prompt="a", top_k=0).greedy

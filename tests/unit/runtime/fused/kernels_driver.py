@@ -74,7 +74,7 @@ def gates() -> float:
 
 def rotations(heads: int, rotated: int, normed: bool) -> float:
     """Two groups, a head size that is no power of two, a paged cache whose other places must not change."""
-    from runtime.rank.engines.core.fused.kernels import Places, Turning, rotate_and_store
+    from runtime.rank.engines.core.fused.kernels import Places, RotaryParameters, rotate_and_store
 
     groups, size, tokens = 2, 24, 5
     mixed = torch.randn(tokens, groups * (heads + 2) * size)
@@ -85,8 +85,8 @@ def rotations(heads: int, rotated: int, normed: bool) -> float:
     angles = torch.randn(32, rotated // 2)
     table = torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None
     weights = (torch.randn(size), torch.randn(size)) if normed else (None, None)
-    turning = Turning(table, *weights, EPS)
-    query = rotate_and_store(mixed, groups, cache[0], cache[1], Places(blocks, slots, positions), turning)
+    rotary = RotaryParameters(table, *weights, EPS)
+    query = rotate_and_store(mixed, groups, cache[0], cache[1], Places(blocks, slots, positions), rotary)
 
     queries, key, value = turned_apart(mixed, groups, size, angles[positions], *weights)
     before[0, blocks.long(), slots] = key
@@ -98,7 +98,7 @@ def rotations(heads: int, rotated: int, normed: bool) -> float:
 def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
     """Rows of no token, one, several tiles and blocks, whose blocks lie anywhere in the cache."""
     from runtime.rank.engines.core.fused import decoding
-    from runtime.rank.engines.core.fused.kernels import Places, Turning
+    from runtime.rank.engines.core.fused.kernels import Places, RotaryParameters
 
     decoding._PROGRAMS = programs
     groups, size, lengths = 2, 32, [0, 1, 2, 64, 65, 66, 300]
@@ -113,7 +113,7 @@ def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
     angles = torch.randn(300, rotated // 2)
     # Heads are rotated or normed here, so that a case for each is enough.
     weights = (None, None) if rotated else (torch.randn(size), torch.randn(size))
-    turning = Turning(torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None, *weights, EPS)
+    rotary = RotaryParameters(torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None, *weights, EPS)
     queries, key, value = turned_apart(mixed, groups, size, angles[positions], *weights)
     after = cache.clone()
     after[0, blocks.long(), slots] = key
@@ -125,7 +125,7 @@ def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
         cache[0],
         cache[1],
         Places(blocks, slots, positions),
-        turning,
+        rotary,
         table,
         torch.tensor(lengths, dtype=torch.int32),
         0.2,

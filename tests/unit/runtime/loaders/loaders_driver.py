@@ -158,7 +158,8 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
 
     cpu.install()
     from runtime.common.settings import Settings
-    from runtime.rank.engines.core import loaded, upstream
+    from runtime.rank.engines.core import upstream
+    from runtime.rank.engines.core.loaded import kv_block_size
     from runtime.rank.loaders import layout, megatron_bridge
     from runtime.rank.loaders import weights as weights_module
 
@@ -227,7 +228,7 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
     except megatron_bridge.LoadError as error:
         result["refusals"]["graphs of stages"] = f"LoadError: {error}"
     latents = dataclasses.make_dataclass("Config", ["multi_latent_attention"])(True)
-    result["blocks"] = [loaded.kv_block_size(config) for config in (reference.model.config, latents)]
+    result["blocks"] = [kv_block_size(config) for config in (reference.model.config, latents)]
     result["fixes"] = [upstream.mla_decode_only(), upstream.mla_decode_only(), upstream.fa4_without_split_kv()]
     return result
 

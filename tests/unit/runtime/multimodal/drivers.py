@@ -19,31 +19,31 @@ def positions() -> dict[str, Any]:
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 
-    picture, start = 90, 91
-    config = Qwen2_5_VLConfig(image_token_id=picture, vision_start_token_id=start)
+    image, start = 90, 91
+    config = Qwen2_5_VLConfig(image_token_id=image, vision_start_token_id=start)
     theirs = SimpleNamespace(config=config)
     theirs.get_vision_position_ids = Qwen2_5_VLModel.get_vision_position_ids.__get__(theirs)
 
     def prompt(*grids: list[int]) -> list[int]:
         tokens = [1, 2, 3]
         for time, height, width in grids:
-            tokens += [start, *[picture] * (time * height * width // 4), 5, 6]
+            tokens += [start, *[image] * (time * height * width // 4), 5, 6]
         return [*tokens, 7]
 
     cases = [[], [[1, 4, 6]], [[1, 8, 2], [1, 2, 2]], [[1, 6, 6], [1, 4, 10], [1, 2, 4]]]
     equal = []
     for grids in cases:
         tokens = prompt(*grids)
-        kinds = torch.tensor([[int(token == picture) for token in tokens]])
+        kinds = torch.tensor([[int(token == image) for token in tokens]])
         expected, delta = Qwen2_5_VLModel.get_rope_index(
             theirs, torch.tensor([tokens]), kinds, torch.tensor(grids) if grids else None
         )
-        found, following = positions_of(tokens, grids, picture, 2)
+        found, following = positions_of(tokens, grids, image, 2)
         equal.append(torch.equal(found, expected[:, 0]) and following == len(tokens) + int(delta))
 
     def refused(tokens: list[int], grids: list[list[int]]) -> str | None:
         try:
-            positions_of(tokens, grids, picture, 2)
+            positions_of(tokens, grids, image, 2)
         except ValueError as error:
             return str(error)
         return None
@@ -59,7 +59,7 @@ def positions() -> dict[str, Any]:
 
 
 def cache() -> dict[str, Any]:
-    """Decode three rows with the cache, packed in different orders, and each with dense attention over all of it."""
+    """Decode three sequences with the cache, packed in different orders, and each with dense attention."""
     import torch
     from runtime.rank.engines.images.attention import Batch, CachedAttention, Span
     from runtime.rank.engines.images.kv_cache import BLOCK_SIZE, KVCache
@@ -69,13 +69,13 @@ def cache() -> dict[str, Any]:
     heads, groups, size = 4, 2, 8
     lengths = {1: 200, 2: 5, 3: BLOCK_SIZE}  # the first is too long to be padded to with the others
     q, k, v = (
-        {row: torch.randn(length + 2, count, size) for row, length in lengths.items()}
+        {sequence: torch.randn(length + 2, count, size) for sequence, length in lengths.items()}
         for count in (heads, groups, groups)
     )
     memory = KVCache(1, groups, size, 8 * 2 * BLOCK_SIZE * groups * size * 4, torch.float32, torch.device("cpu"))
     attention = CachedAttention(0, memory, size**-0.5)
-    for row, length in lengths.items():
-        memory.take(row, length + 2)
+    for sequence, length in lengths.items():
+        memory.take(sequence, length + 2)
     full = memory.usage
 
     def step(*spans: Span) -> dict[Span, Any]:
@@ -85,25 +85,25 @@ def cache() -> dict[str, Any]:
         return dict(zip(spans, parts, strict=True))
 
     def dense(span: Span) -> Any:
-        row = span.request_id
-        queries, keys, values = (each[row][: span.stop].transpose(0, 1)[None] for each in (q, k, v))
+        sequence = span.request_id
+        queries, keys, values = (each[sequence][: span.stop].transpose(0, 1)[None] for each in (q, k, v))
         out = scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
         return out[0].transpose(0, 1).flatten(1)[span.start :]
 
     outputs = step(Span(1, 0, 200))
-    outputs |= step(Span(1, 200, 201), Span(2, 0, 5))  # a prompt joins while another row decodes
+    outputs |= step(Span(1, 200, 201), Span(2, 0, 5))  # a prompt joins while another sequence decodes
     outputs |= step(Span(2, 5, 6), Span(3, 0, BLOCK_SIZE), Span(1, 201, 202))
     outputs |= step(Span(3, BLOCK_SIZE, BLOCK_SIZE + 1), Span(2, 6, 7))
     distance = max(float((out - dense(span)).abs().max()) for span, out in outputs.items())
     memory.give_back(1)
     fits = [memory.fits(5 * BLOCK_SIZE), memory.fits(5 * BLOCK_SIZE + 1)]
-    for row in (2, 3):
-        memory.give_back(row)
+    for sequence in (2, 3):
+        memory.give_back(sequence)
     return {"distance": distance, "usage": full, "fits": fits, "empty": memory.usage, "room": memory.room // BLOCK_SIZE}
 
 
 def images() -> dict[str, Any]:
-    """Open good, odd and hostile pictures."""
+    """Open good, odd and hostile images."""
     from PIL import Image
     from runtime.rank.engines.images.decode import open_image
     from runtime.rank.engines.text import PromptError

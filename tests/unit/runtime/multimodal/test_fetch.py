@@ -1,4 +1,4 @@
-"""Fetching pictures from a real HTTP server on this machine."""
+"""Fetching images from a real HTTP server on this machine."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Positions, the paged cache and pictures, in the ranks' environment."""
+"""Positions, the paged cache and images, in the ranks' environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ def test_positions_are_those_of_hugging_face(in_megatron: Callable[..., Any]) ->
     outcome = in_megatron(__file__, "drivers.py", "positions")
     assert outcome["equal"] == [True] * 4
     fewer, more, other = outcome["refused"]
-    assert fewer == "the prompt has fewer than 1 pictures"
-    assert more == "the prompt has more than 0 pictures"
-    assert other == "a picture of 6 tokens has another number of places in the prompt"
+    assert fewer == "the prompt has fewer than 1 images"
+    assert more == "the prompt has more than 0 images"
+    assert other == "a image of 6 tokens has another number of places in the prompt"
 
 
 def test_cached_attention_is_dense_attention_whoever_joins(in_megatron: Callable[..., Any]) -> None:
@@ -25,24 +25,24 @@ def test_cached_attention_is_dense_attention_whoever_joins(in_megatron: Callable
 
 
 @pytest.fixture(scope="module")
-def pictures(in_megatron: Callable[..., Any]) -> Any:
+def images(in_megatron: Callable[..., Any]) -> Any:
     return in_megatron(__file__, "drivers.py", "images")
 
 
-def test_every_format_becomes_upright_rgb(pictures: Any) -> None:
-    assert pictures["kinds"] == [["RGB", [30, 20]]] * 5
-    assert pictures["transparent"] == [255, 255, 255]
-    assert pictures["turned"] == [20, 30]
+def test_every_format_becomes_upright_rgb(images: Any) -> None:
+    assert images["kinds"] == [["RGB", [30, 20]]] * 5
+    assert images["transparent"] == [255, 255, 255]
+    assert images["turned"] == [20, 30]
 
 
-def test_a_picture_that_takes_hours_to_decode_is_refused(pictures: Any) -> None:
-    assert pictures["progressive"] == pictures["trailer"] == "opened"
-    for refusal in (*pictures["endless"], pictures["comments"]):
+def test_a_picture_that_takes_hours_to_decode_is_refused(images: Any) -> None:
+    assert images["progressive"] == images["trailer"] == "opened"
+    for refusal in (*images["endless"], images["comments"]):
         assert "more than 100 scans or 1000 segments" in refusal
 
 
-def test_hostile_and_broken_pictures_are_refused_in_a_sentence(pictures: Any) -> None:
-    bomb, half, *unknown = pictures["refused"]
-    assert bomb == "images has a picture of 10000 x 10000 pixels; this server takes 1000000 pixels at most."
-    assert half.startswith("images has a picture that cannot be read (")
-    assert unknown == ["images has a picture that cannot be read (no known format); send PNG, JPEG or WebP."] * 3
+def test_hostile_and_broken_pictures_are_refused_in_a_sentence(images: Any) -> None:
+    bomb, half, *unknown = images["refused"]
+    assert bomb == "images has a image of 10000 x 10000 pixels; this server takes 1000000 pixels at most."
+    assert half.startswith("images has a image that cannot be read (")
+    assert unknown == ["images has a image that cannot be read (no known format); send PNG, JPEG or WebP."] * 3

@@ -11,14 +11,14 @@ from typing import Any
 
 
 def sampling() -> dict[str, object]:
-    """Compare the row sampler with Hugging Face's logits processors on the same logits."""
+    """Compare the sequence sampler with Hugging Face's logits processors on the same logits."""
     import torch
     from runtime.rank import cpu
 
     if cpu.needed():
         cpu.install()
-    from runtime.common.protocol import Row
-    from runtime.rank.engines.core.sampling import RowSampling
+    from runtime.common.protocol import SequenceRequest
+    from runtime.rank.engines.core.sampling import CoreSampling
     from runtime.rank.engines.sampling import gumbel_noise
     from transformers import (
         LogitsProcessorList,
@@ -34,40 +34,40 @@ def sampling() -> dict[str, object]:
     ends = [4, 30]
     prompt = [3, 7, 7, 11]
     cases = [
-        Row(prompt="", top_k=0, temperature=0.7),
-        Row(prompt="", top_k=5, temperature=1.3),
-        Row(prompt="", top_k=0, top_p=0.6),
-        Row(prompt="", top_k=9, top_p=0.8, temperature=0.5),
-        Row(prompt="", top_k=0, repetition_penalty=1.7),
-        Row(prompt="", top_k=0, top_p=0.9, repetition_penalty=0.6, temperature=2.0),
-        Row(prompt="", top_k=0, min_length=1),
-        Row(prompt="", top_k=4, min_length=1, repetition_penalty=1.2, temperature=1.5),
+        SequenceRequest(prompt="", top_k=0, temperature=0.7),
+        SequenceRequest(prompt="", top_k=5, temperature=1.3),
+        SequenceRequest(prompt="", top_k=0, top_p=0.6),
+        SequenceRequest(prompt="", top_k=9, top_p=0.8, temperature=0.5),
+        SequenceRequest(prompt="", top_k=0, repetition_penalty=1.7),
+        SequenceRequest(prompt="", top_k=0, top_p=0.9, repetition_penalty=0.6, temperature=2.0),
+        SequenceRequest(prompt="", top_k=0, min_length=1),
+        SequenceRequest(prompt="", top_k=4, min_length=1, repetition_penalty=1.2, temperature=1.5),
     ]
     logits = torch.randn(len(cases), padded) * 3
     logits[:, ends] += 3.0
     logits[:, vocabulary:] = 100.0  # the model's padding must never win
 
-    def reference(index: int, row: Row) -> torch.Tensor:
+    def reference(index: int, sequence: SequenceRequest) -> torch.Tensor:
         chain = LogitsProcessorList()
-        if row.repetition_penalty != 1.0:
-            chain.append(RepetitionPenaltyLogitsProcessor(row.repetition_penalty))
-        if row.min_length:
-            chain.append(MinNewTokensLengthLogitsProcessor(len(prompt), row.min_length, ends, device="cpu"))
-        if row.temperature != 1.0:
-            chain.append(TemperatureLogitsWarper(row.temperature))
-        if row.top_k:
-            chain.append(TopKLogitsWarper(row.top_k))
-        if row.top_p:
-            chain.append(TopPLogitsWarper(row.top_p))
+        if sequence.repetition_penalty != 1.0:
+            chain.append(RepetitionPenaltyLogitsProcessor(sequence.repetition_penalty))
+        if sequence.min_length:
+            chain.append(MinNewTokensLengthLogitsProcessor(len(prompt), sequence.min_length, ends, device="cpu"))
+        if sequence.temperature != 1.0:
+            chain.append(TemperatureLogitsWarper(sequence.temperature))
+        if sequence.top_k:
+            chain.append(TopKLogitsWarper(sequence.top_k))
+        if sequence.top_p:
+            chain.append(TopPLogitsWarper(sequence.top_p))
         return chain(torch.tensor([prompt]), logits[index : index + 1, :vocabulary].clone())[0].softmax(-1)
 
-    def sampler_with(rows: dict[int, Row]) -> RowSampling:
-        sampler = RowSampling(vocabulary, ends)
-        for request_id, row in rows.items():
-            sampler.add(request_id, row, prompt, torch.device("cpu"))
+    def sampler_with(sequences: dict[int, SequenceRequest]) -> CoreSampling:
+        sampler = CoreSampling(vocabulary, ends)
+        for request_id, sequence in sequences.items():
+            sampler.add(request_id, sequence, prompt, torch.device("cpu"))
         return sampler
 
-    def step(sampler: RowSampling, ids: list[int], values: torch.Tensor) -> list[int]:
+    def step(sampler: CoreSampling, ids: list[int], values: torch.Tensor) -> list[int]:
         context = SimpleNamespace(
             paused_request_count=0,
             total_request_count=len(ids),
@@ -79,23 +79,24 @@ def sampling() -> dict[str, object]:
 
     draws = 4000
     distance, outside = [], 0
-    for index, row in enumerate(cases):
-        rows = {seed: Row(**{**vars(row), "seed": seed}) for seed in range(draws)}
-        tokens = Counter(step(sampler_with(rows), list(rows), logits[index].expand(draws, padded)))
-        wanted = reference(index, row)
+    for index, sequence in enumerate(cases):
+        sequences = {seed: SequenceRequest(**{**vars(sequence), "seed": seed}) for seed in range(draws)}
+        tokens = Counter(step(sampler_with(sequences), list(sequences), logits[index].expand(draws, padded)))
+        wanted = reference(index, sequence)
         outside += sum(count for token, count in tokens.items() if wanted[token] == 0)
         distance.append(0.5 * sum(abs(tokens[t] / draws - float(wanted[t])) for t in range(vocabulary)))
 
-    seeded = Row(prompt="", top_k=0, temperature=1.5, seed=0)
-    others = {request_id: Row(prompt="", top_k=0, seed=request_id) for request_id in range(1, 32)}
+    seeded = SequenceRequest(prompt="", top_k=0, temperature=1.5, seed=0)
+    others = {request_id: SequenceRequest(prompt="", top_k=0, seed=request_id) for request_id in range(1, 32)}
     stream = torch.randn(20, padded, generator=torch.Generator().manual_seed(5))
     alone, together = sampler_with({0: seeded}), sampler_with({0: seeded} | others)
-    alone_tokens = [step(alone, [0], row[None])[0] for row in stream]
+    alone_tokens = [step(alone, [0], sequence[None])[0] for sequence in stream]
     together_tokens = [
-        step(together, [*others, 0], torch.cat([torch.randn(len(others), padded), row[None]]))[-1] for row in stream
+        step(together, [*others, 0], torch.cat([torch.randn(len(others), padded), sequence[None]]))[-1]
+        for sequence in stream
     ]
 
-    held_back = sampler_with({0: Row(prompt="", min_length=3)})
+    held_back = sampler_with({0: SequenceRequest(prompt="", min_length=3)})
     processor = MinNewTokensLengthLogitsProcessor(len(prompt), 3, ends, device="cpu")
     kept: list[int] = []
     expected: list[int] = []
@@ -111,7 +112,7 @@ def sampling() -> dict[str, object]:
         for begin in range(0, 400, 50)
     )
 
-    greedy = Row(prompt="", repetition_penalty=50.0)
+    greedy = SequenceRequest(prompt="", repetition_penalty=50.0)
     penalised = sampler_with({0: greedy})
     flat = torch.linspace(1.0, 2.0, padded)[None]
     return {
@@ -122,7 +123,7 @@ def sampling() -> dict[str, object]:
         "together": together_tokens,
         "distinct": len(set(alone_tokens)),
         "held_back": [kept, expected, [token in ends for token in expected]],
-        "greedy": step(sampler_with({0: Row(prompt="")}), [0], flat),
+        "greedy": step(sampler_with({0: SequenceRequest(prompt="")}), [0], flat),
         "penalised": [step(penalised, [0], flat)[0] for _ in range(3)],
     }
 
@@ -138,10 +139,10 @@ def recorded_steps() -> dict[str, object]:
 
     limits = {"max_requests": 256, "max_tokens": 16384}
     steps = {
-        "one row decodes": InferenceBatchDimensions(1, 0, 1),
-        "three rows decode": InferenceBatchDimensions(3, 0, 3),
+        "one sequence decodes": InferenceBatchDimensions(1, 0, 1),
+        "three sequences decode": InferenceBatchDimensions(3, 0, 3),
         "a few prompts": InferenceBatchDimensions(300, 10, 20),
-        "prompts beside many rows": InferenceBatchDimensions(890, 22, 230),
+        "prompts beside many sequences": InferenceBatchDimensions(890, 22, 230),
         "one long prompt": InferenceBatchDimensions(1700, 1, 255),
         "more than is recorded": InferenceBatchDimensions(2049, 30, 0),
     }
@@ -163,7 +164,7 @@ def recorded_steps() -> dict[str, object]:
             **limits,
         )
         if add:
-            engine._record_few_rows(context, 2)
+            engine._record_few_sequences(context, 2)
             engine._record_long_steps(context, 2)
         assert all(graph.is_valid(256, 4096, 0) for graph in recorded)
         assert len(set(recorded)) == len(recorded)
@@ -172,11 +173,11 @@ def recorded_steps() -> dict[str, object]:
         }
         return {name: None if graph is None else graph.token_count for name, graph in found.items()}
 
-    def long_steps(rows: int, max_sequence_length: int, ranks: int) -> list[int]:
+    def long_steps(sequences: int, max_sequence_length: int, ranks: int) -> list[int]:
         context = SimpleNamespace(
             cuda_graph_batch_dimensions_list=[InferenceBatchDimensions(1, 0, 1)],
             use_cuda_graphs_for_non_decode_steps=True,
-            max_requests=rows,
+            max_requests=sequences,
             max_tokens=16384,
             max_sequence_length=max_sequence_length,
         )
@@ -194,7 +195,7 @@ def recorded_steps() -> dict[str, object]:
 
 
 def joining() -> dict[str, object]:
-    """Let rows into two contexts, one by one and together; compare all that the contexts say of them."""
+    """Let sequences into two contexts, one by one and together; compare all that the contexts say of them."""
     from runtime.rank import cpu
 
     if cpu.needed():
@@ -239,10 +240,10 @@ def joining() -> dict[str, object]:
             else:
                 for request in group:
                     context.add_request(request)
-        rows, tokens = context.total_request_count, context.active_token_count
+        sequences, tokens = context.total_request_count, context.active_token_count
         told: dict[str, Any] = {name: value for name, value in vars(context).items() if isinstance(value, int)}
         told |= {
-            name: value[: tokens if name.startswith("token_to") else rows].tolist()
+            name: value[: tokens if name.startswith("token_to") else sequences].tolist()
             for name, value in (vars(context) | context.request_metadata).items()
             if isinstance(value, torch.Tensor) and (name.startswith(("request_", "token_to_")) or name in metadata)
         }
@@ -252,35 +253,36 @@ def joining() -> dict[str, object]:
     metadata = [name for name, _ in DynamicInferenceRequest.get_metadata_types()]
     one_by_one, together = of_rows_and_tokens(False), of_rows_and_tokens(True)
     places = {"request_to_kv_block_ids", "request_last_kv_block_id", "token_to_block_idx"}
-    blocks = [[block for block in row if block != -1] for row in together["request_to_kv_block_ids"]]
+    blocks = [[block for block in sequence if block != -1] for sequence in together["request_to_kv_block_ids"]]
     in_row = zip(together["token_to_request_idx"], together["token_to_pos_ids"], strict=True)
     return {
         "compared": sorted(one_by_one.keys() - places),
         "different": [name for name in one_by_one if name not in places and one_by_one[name] != together[name]],
-        "blocks": [len(row) for row in blocks],
-        "distinct": len({block for row in blocks for block in row}),
-        "as_many": [len([b for b in row if b != -1]) for row in one_by_one["request_to_kv_block_ids"]],
+        "blocks": [len(sequence) for sequence in blocks],
+        "distinct": len({block for sequence in blocks for block in sequence}),
+        "as_many": [len([b for b in sequence if b != -1]) for sequence in one_by_one["request_to_kv_block_ids"]],
         "taken": together["available"],
-        "last": together["request_last_kv_block_id"] == [row[-1] for row in blocks],
-        "of_tokens": together["token_to_block_idx"] == [blocks[row][position // 64] for row, position in in_row],
+        "last": together["request_last_kv_block_id"] == [sequence[-1] for sequence in blocks],
+        "of_tokens": together["token_to_block_idx"]
+        == [blocks[sequence][position // 64] for sequence, position in in_row],
     }
 
 
 def text(folder: str) -> dict[str, object]:
     """Encode, decode and stream with a tokenizer."""
-    from runtime.common.protocol import Row
+    from runtime.common.protocol import SequenceRequest
     from runtime.rank.engines.text import PromptError, TextCodec
     from transformers import AutoTokenizer
 
     codec = TextCodec(AutoTokenizer.from_pretrained(folder))
     sample = "naïve 猫 👩‍🚀 é"
-    tokens = codec.encode(Row(prompt=sample)).tokens
+    tokens = codec.encode(SequenceRequest(prompt=sample)).tokens
     stream = codec.stream()
     pieces = [stream.push(token) for token in tokens]
 
     def refusal(prompt: str) -> str | None:
         try:
-            codec.encode(Row(prompt=prompt, chat=True))
+            codec.encode(SequenceRequest(prompt=prompt, chat=True))
         except PromptError as error:
             return str(error)
         return None
@@ -290,7 +292,7 @@ def text(folder: str) -> dict[str, object]:
         "streamed": "".join(pieces),
         "cut": sum("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces),
         "spelt": len({codec.spell(token) for token in range(256)}),
-        "chat": codec.encode(Row(prompt=json.dumps([{"role": "user", "content": "Hi"}]), chat=True)).text,
+        "chat": codec.encode(SequenceRequest(prompt=json.dumps([{"role": "user", "content": "Hi"}]), chat=True)).text,
         "refusals": [refusal(prompt) for prompt in ("Hi", "[]", '["Hi"]', '{"role": "user"}')],
         "max_token_bytes": codec.max_token_bytes(),
     }
@@ -298,10 +300,10 @@ def text(folder: str) -> dict[str, object]:
 
 def byte_fallback() -> dict[str, object]:
     """Stream bytes that are no text, with a tokenizer that spells what it does not know in bytes, as Llama 2's does."""
-    from runtime.common.protocol import Deltas, Done, Row
+    from runtime.common.protocol import Deltas, Done, SequenceRequest
     from runtime.rank.engines.api import Finished, StepResult
     from runtime.rank.engines.text import Prompt, TextCodec
-    from runtime.rank.loop.broadcast import Admission
+    from runtime.rank.loop.broadcast import NewSequence
     from runtime.rank.loop.replies import Replies
     from tokenizers import Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
@@ -312,13 +314,13 @@ def byte_fallback() -> dict[str, object]:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     replies = Replies(TextCodec(PreTrainedTokenizerFast(tokenizer_object=tokenizer)), eos_ids=[])
-    replies.add(Admission(1, 0, Row(prompt="", stream=True), Prompt("", [1])))
+    replies.add(NewSequence(1, 0, SequenceRequest(prompt="", stream=True), Prompt("", [1])))
     tokens = [256, 0x0A, 0xF0, 257, *"🙂".encode(), 258]
     told = ""
     for end, token in enumerate(tokens, 1):
         finished = {1: Finished(tokens=tokens, out_of_tokens=True)} if end == len(tokens) else {}
         messages = replies.after_step(StepResult(finished, {1: [token]}))
-        told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
+        told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.sequences)
     (done,) = (message for message in messages if isinstance(message, Done))
     return {"streamed": told + done.rest, "text": done.answer.text}
 
@@ -327,26 +329,30 @@ def stop_words(folder: str) -> dict[str, object]:
     """Stream answers of few letters; compare with a search of the whole text after every token."""
     import random
 
-    from runtime.common.protocol import Deltas, Done, Row
+    from runtime.common.protocol import Deltas, Done, SequenceRequest
     from runtime.rank.engines.api import Finished, StepResult
     from runtime.rank.engines.text import Prompt, TextCodec
-    from runtime.rank.loop.broadcast import Admission
+    from runtime.rank.loop.broadcast import NewSequence
     from runtime.rank.loop.replies import Replies
     from transformers import AutoTokenizer
 
     codec = TextCodec(AutoTokenizer.from_pretrained(folder))
     choose = random.Random(0)
     wrong, stopped = [], 0
-    for row_id in range(2000):
+    for sequence_id in range(2000):
         words = ["".join(choose.choices("ab", k=choose.randint(1, 5))) for _ in range(choose.randint(1, 3))]
-        tokens = codec.encode(Row(prompt="".join(choose.choices("abc", k=12)))).tokens
+        tokens = codec.encode(SequenceRequest(prompt="".join(choose.choices("abc", k=12)))).tokens
         replies = Replies(codec, eos_ids=[])
-        replies.add(Admission(row_id, 0, Row(prompt="", stream=True, stop_words=words), Prompt("", [1])))
+        replies.add(
+            NewSequence(sequence_id, 0, SequenceRequest(prompt="", stream=True, stop_words=words), Prompt("", [1]))
+        )
         told = ""
         for end, token in enumerate(tokens, 1):
-            finished = {row_id: Finished(tokens=tokens[:end], out_of_tokens=True)} if end == len(tokens) else {}
-            messages = replies.after_step(StepResult(finished, {row_id: [token]}))
-            told += "".join(text for message in messages if isinstance(message, Deltas) for _, text in message.rows)
+            finished = {sequence_id: Finished(tokens=tokens[:end], out_of_tokens=True)} if end == len(tokens) else {}
+            messages = replies.after_step(StepResult(finished, {sequence_id: [token]}))
+            told += "".join(
+                text for message in messages if isinstance(message, Deltas) for _, text in message.sequences
+            )
         (done,) = (message for message in messages if isinstance(message, Done))
         text = codec.decode(tokens)
         ends = [at for end in range(1, len(tokens) + 1) for at in [first(codec.decode(tokens[:end]), words)] if at >= 0]
@@ -366,20 +372,20 @@ def first(text: str, words: list[str]) -> int:
 
 
 def refusals() -> dict[str, object]:
-    """Ask which rows could never run."""
-    from runtime.common.protocol import Row
+    """Ask which sequences could never run."""
+    from runtime.common.protocol import SequenceRequest
     from runtime.rank.engines.api import why_impossible
 
     cases = {
-        "fits": ([1, 2, 99], Row(prompt="", max_length=5)),
-        "unknown token": ([1, 100], Row(prompt="", max_length=5)),
-        "long prompt": ([1] * 50, Row(prompt="", max_length=5)),
-        "long answer": ([1], Row(prompt="", max_length=51)),
-        "no room": ([1] * 30, Row(prompt="", max_length=11)),
+        "fits": ([1, 2, 99], SequenceRequest(prompt="", max_length=5)),
+        "unknown token": ([1, 100], SequenceRequest(prompt="", max_length=5)),
+        "long prompt": ([1] * 50, SequenceRequest(prompt="", max_length=5)),
+        "long answer": ([1], SequenceRequest(prompt="", max_length=51)),
+        "no room": ([1] * 30, SequenceRequest(prompt="", max_length=11)),
     }
     return {
-        name: why_impossible(tokens, row, max_sequence_length=50, vocab_size=100, room=40)
-        for name, (tokens, row) in cases.items()
+        name: why_impossible(tokens, sequence, max_sequence_length=50, vocab_size=100, room=40)
+        for name, (tokens, sequence) in cases.items()
     }
 
 

@@ -7,14 +7,14 @@ def test_steps_of_few_rows_and_of_many_tokens_have_cuda_graphs(in_megatron: Call
 
     assert tokens["long"] == [[2048, 1536, 1024], [1024], [1536, 1024], [2048], [1536]]
     assert tokens["before"] == {
-        "one row decodes": 2,
-        "three rows decode": 4,
+        "one sequence decodes": 2,
+        "three sequences decode": 4,
         "a few prompts": 512,
-        "prompts beside many rows": None,
+        "prompts beside many sequences": None,
         "one long prompt": None,
         "more than is recorded": None,
     }
-    added = {"one row decodes": 1, "prompts beside many rows": 1024, "one long prompt": 2048}
+    added = {"one sequence decodes": 1, "prompts beside many sequences": 1024, "one long prompt": 2048}
     assert tokens["after"] == tokens["before"] | added
-    nothing = {"a few prompts": None, "prompts beside many rows": None, "one long prompt": None}
+    nothing = {"a few prompts": None, "prompts beside many sequences": None, "one long prompt": None}
     assert tokens["decoding alone"] == tokens["after"] | nothing

@@ -13,18 +13,18 @@ from trition_repo_gen.runtime.stub.admission import Admission, Observer
 
 class Request:
     def __init__(
-        self, events: "queue.Queue[str]", name: str, places: int = 1, patience: float = math.inf, priority: int = 1
+        self, events: "queue.Queue[str]", name: str, slots: int = 1, queue_timeout: float = math.inf, priority: int = 1
     ):
         self.name = name
         self.priority = priority
-        self.places = places
-        self.patient_until = time.monotonic() + patience
+        self.slots = slots
+        self.queue_deadline = time.monotonic() + queue_timeout
         self._events = events
 
     def start(self) -> None:
         self._events.put(f"{self.name} in")
 
-    def turn_away(self, sentence: str) -> None:
+    def reject(self, sentence: str) -> None:
         self._events.put(f"{self.name} away: {sentence}")
 
 
@@ -43,7 +43,7 @@ def request_(events: "queue.Queue[str]") -> Make:
 
 @pytest.fixture
 def two_places() -> Iterator[Admission]:
-    admission = Admission(places=2, max_waiting=2)
+    admission = Admission(slots=2, max_waiting=2)
     yield admission
     admission.close()
 
@@ -68,7 +68,7 @@ def test_a_small_request_does_not_pass_a_large_one_that_waits(
     two_places: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
     two_places.enter(request_("a"))
-    two_places.enter(request_("large", places=2))
+    two_places.enter(request_("large", slots=2))
     two_places.enter(request_("small"))
     assert drain(events) == ["a in"]
     two_places.leave(1)
@@ -78,7 +78,7 @@ def test_a_small_request_does_not_pass_a_large_one_that_waits(
 
 
 def test_the_more_urgent_go_first_and_those_alike_in_order(request_: Make, events: "queue.Queue[str]") -> None:
-    admission = Admission(places=1, max_waiting=0)
+    admission = Admission(slots=1, max_waiting=0)
     admission.enter(request_("a", priority=3))
     for name, priority in (("b2", 2), ("c3", 3), ("d1", 1), ("e2", 2), ("f1", 1)):
         admission.enter(request_(name, priority=priority))
@@ -92,7 +92,7 @@ def test_a_more_urgent_request_passes_one_that_waits_for_many_places(
     two_places: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
     two_places.enter(request_("a", priority=2))
-    two_places.enter(request_("large", places=2, priority=2))
+    two_places.enter(request_("large", slots=2, priority=2))
     two_places.enter(request_("urgent", priority=1))
     assert drain(events) == ["a in", "urgent in"]
     two_places.leave(2)
@@ -102,7 +102,7 @@ def test_a_more_urgent_request_passes_one_that_waits_for_many_places(
 def test_a_request_larger_than_all_places_goes_in_alone(
     two_places: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
-    two_places.enter(request_("huge", places=5))
+    two_places.enter(request_("huge", slots=5))
     two_places.enter(request_("small"))
     assert drain(events) == ["huge in"]
     two_places.leave(5)
@@ -120,9 +120,9 @@ def test_more_than_may_wait_are_turned_away_at_once(
 def test_a_request_waits_no_longer_than_it_wants_to(
     two_places: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
-    two_places.enter(request_("large", places=2))
+    two_places.enter(request_("large", slots=2))
     two_places.enter(request_("patient"))
-    two_places.enter(request_("late", patience=0.01))
+    two_places.enter(request_("late", queue_timeout=0.01))
     assert events.get() == "large in"
     assert events.get(timeout=60).startswith("late away: The server was full for as long as")
     two_places.leave(2)
@@ -131,7 +131,7 @@ def test_a_request_waits_no_longer_than_it_wants_to(
 
 def test_those_behind_one_who_gave_up_go_in(two_places: Admission, request_: Make, events: "queue.Queue[str]") -> None:
     two_places.enter(request_("small"))
-    two_places.enter(request_("large", places=2, patience=0.01))
+    two_places.enter(request_("large", slots=2, queue_timeout=0.01))
     two_places.enter(request_("patient"))
     assert events.get() == "small in"
     assert events.get(timeout=60).startswith("large away")
@@ -139,7 +139,7 @@ def test_those_behind_one_who_gave_up_go_in(two_places: Admission, request_: Mak
 
 
 def test_who_waits_when_the_server_stops_is_told(request_: Make, events: "queue.Queue[str]") -> None:
-    admission = Admission(places=1, max_waiting=0)
+    admission = Admission(slots=1, max_waiting=0)
     for name in "abc":
         admission.enter(request_(name))
     admission.close()
@@ -151,17 +151,17 @@ def test_an_observer_learns_what_became_of_those_who_wait(request_: Make, events
         def waiting(self, requests: int) -> None:
             events.put(f"{requests} wait")
 
-        def turned_away(self, rows: int) -> None:
-            events.put(f"{rows} turned away")
+        def rejected(self, sequences: int) -> None:
+            events.put(f"{sequences} turned away")
 
-        def withdrawn(self, rows: int) -> None:
-            events.put(f"{rows} withdrawn")
+        def withdrawn(self, sequences: int) -> None:
+            events.put(f"{sequences} withdrawn")
 
-    admission = Admission(places=1, max_waiting=1, observer=Notes())
-    waiting = request_("b", places=3)
+    admission = Admission(slots=1, max_waiting=1, observer=Notes())
+    waiting = request_("b", slots=3)
     admission.enter(request_("a"))
     admission.enter(waiting)
-    admission.enter(request_("c", places=2))
+    admission.enter(request_("c", slots=2))
     assert admission.withdraw(waiting)
     assert not admission.withdraw(waiting)
     admission.close()
@@ -176,7 +176,7 @@ def test_an_observer_learns_what_became_of_those_who_wait(request_: Make, events
 
 
 def test_places_are_neither_lost_nor_made_up(events: "queue.Queue[str]") -> None:
-    admission = Admission(places=3, max_waiting=0)
+    admission = Admission(slots=3, max_waiting=0)
     lock = threading.Lock()
     inside = most = 0
 
@@ -184,19 +184,19 @@ def test_places_are_neither_lost_nor_made_up(events: "queue.Queue[str]") -> None
         def start(self) -> None:
             nonlocal inside, most
             with lock:
-                inside += self.places
+                inside += self.slots
                 most = max(most, inside)
             threading.Thread(target=self.go).start()
 
         def go(self) -> None:
             nonlocal inside
             with lock:
-                inside -= self.places
-            admission.leave(self.places)
+                inside -= self.slots
+            admission.leave(self.slots)
             super().start()
 
     for index in range(300):
-        admission.enter(Visitor(events, str(index), places=1 + index % 3))
+        admission.enter(Visitor(events, str(index), slots=1 + index % 3))
     assert {events.get(timeout=60) for _ in range(300)} == {f"{index} in" for index in range(300)}
     admission.close()
     assert (most, inside) == (3, 0)

@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from trition_repo_gen.runtime.stub.image_header import UnknownPictureError, pixels
+from trition_repo_gen.runtime.stub.image_header import UnknownImageError, pixels
 
 # 7 × 5 pixels each, written by Pillow; the JPEG ones end with their frame header.
 SAMPLES = {
@@ -41,7 +41,7 @@ def test_the_size_stands_in_the_header(name: str) -> None:
 def test_a_header_that_is_cut_off(name: str) -> None:
     data = base64.b64decode(SAMPLES[name])
     for length in range(4, 10):
-        with pytest.raises(UnknownPictureError):
+        with pytest.raises(UnknownImageError):
             pixels(data[:length])
 
 
@@ -49,5 +49,5 @@ def test_a_header_that_is_cut_off(name: str) -> None:
     "data", [b"", b"%PDF-1.7", b"<svg/>", b"MM\0*\0\0\0\x08", b"RIFF\0\0\0\0WAVEfmt ", b"\xff\xd8\xff"]
 )
 def test_other_data(data: bytes) -> None:
-    with pytest.raises(UnknownPictureError):
+    with pytest.raises(UnknownImageError):
         pixels(data)

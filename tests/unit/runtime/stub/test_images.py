@@ -7,24 +7,24 @@ import pytest
 
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 from trition_repo_gen.runtime.stub.errors import BadRequestError
-from trition_repo_gen.runtime.stub.images import PictureLimits, read_pictures
+from trition_repo_gen.runtime.stub.images import ImageLimits, read_images
 
-LIMITS = PictureLimits(most=2, most_bytes=1000, most_pixels=10_000, url_patterns=("pictures.example.org",))
+LIMITS = ImageLimits(most=2, most_bytes=1000, most_pixels=10_000, url_patterns=("pictures.example.org",))
 
 
 def png(width: int = 2, height: int = 3) -> bytes:
-    """Return a real picture, all black."""
+    """Return a real image, all black."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = zlib.compress((b"\0" + bytes(3 * width)) * height)
+    sequences = zlib.compress((b"\0" + bytes(3 * width)) * height)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", sequences) + chunk(b"IEND", b"")
 
 
-def text(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
+def text(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
 RED, BLUE = png(2, 3), png(3, 2)
@@ -45,18 +45,18 @@ RED, BLUE = png(2, 3), png(3, 2)
     ],
 )
 def test_one_picture_in_every_form(element: str | bytes) -> None:
-    assert read_pictures(element, LIMITS) == [RED]
+    assert read_images(element, LIMITS) == [RED]
 
 
 def test_several_pictures_keep_their_order() -> None:
     url = "https://pictures.example.org/1.png"
     element = json.dumps([text(BLUE), url])
-    assert read_pictures(element, LIMITS) == [BLUE, url]
+    assert read_images(element, LIMITS) == [BLUE, url]
 
 
 @pytest.mark.parametrize("element", ["", "  ", "[]"])
 def test_no_picture(element: str) -> None:
-    assert read_pictures(element, LIMITS) == []
+    assert read_images(element, LIMITS) == []
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_no_picture(element: str) -> None:
         ("/etc/passwd", "'/etc/passwd', which is no base64; .* No file is opened here"),
         ("../../secrets/red.png", "'../../secrets/red.png', which is no base64"),
         ("photo.jpg", "'photo.jpg', which is no base64"),
-        ("/etc/hosts12", "data that is no PNG, JPEG, WebP, GIF or BMP picture"),
+        ("/etc/hosts12", "data that is no PNG, JPEG, WebP, GIF or BMP image"),
         ("http://elsewhere.example.org/a.png", "fetches no images from elsewhere.example.org:80"),
         ("data:text/html;base64,PGI+", "a data URI of the type 'text/html'; it has to be image/"),
         ("data:image/png,%89PNG", "which this server does not open"),
         ("not base64!", "which is no base64"),
         (text(RED)[:-1], "which is no base64"),
-        (text(b"GIF8"), "a picture that is broken"),
+        (text(b"GIF8"), "a image that is broken"),
         (text(b"hello, world"), "data that is no PNG"),
-        (text(RED + bytes(1000)), "a picture of .* bytes; this model takes at most 1000"),
-        (text(png(200, 100)), "a picture of 20000 pixels; this model takes at most 10000"),
-        (json.dumps([text(RED)] * 3), "3 pictures for a prompt; this model takes 2"),
+        (text(RED + bytes(1000)), "a image of .* bytes; this model takes at most 1000"),
+        (text(png(200, 100)), "a image of 20000 pixels; this model takes at most 10000"),
+        (json.dumps([text(RED)] * 3), "3 images for a prompt; this model takes 2"),
         ('["a", 1]', "no JSON list of texts"),
         ('[["a"]]', "no JSON list of texts"),
         ('[""]', "no JSON list of texts"),
@@ -88,19 +88,19 @@ def test_no_picture(element: str) -> None:
 )
 def test_what_is_refused(element: str, sentence: str) -> None:
     with pytest.raises(BadRequestError, match=sentence) as refusal:
-        read_pictures(element, LIMITS)
+        read_images(element, LIMITS)
     assert len(str(refusal.value)) < 300
 
 
 def test_a_picture_may_be_as_large_as_the_limit() -> None:
-    picture = RED + bytes(1000 - len(RED))
-    assert read_pictures(text(picture), LIMITS) == [picture]
+    image = RED + bytes(1000 - len(RED))
+    assert read_images(text(image), LIMITS) == [image]
 
 
 def test_the_limits_are_the_settings() -> None:
     settings = Settings(
         checkpoint="/c", multimodal=True, max_image_mib=0.5, max_images=3, allow_image_urls="a.org, *.B.org"
     )
-    assert PictureLimits.of(settings) == PictureLimits(3, 524288, 33_554_432, ("a.org", "*.b.org"))
-    assert PictureLimits.of(StreamSettings(stream_of="m", multimodal=True)) == PictureLimits(8, 2**24, 33_554_432, ())
-    assert PictureLimits.of(Settings(checkpoint="/c")) is None
+    assert ImageLimits.of(settings) == ImageLimits(3, 524288, 33_554_432, ("a.org", "*.b.org"))
+    assert ImageLimits.of(StreamSettings(stream_of="m", multimodal=True)) == ImageLimits(8, 2**24, 33_554_432, ())
+    assert ImageLimits.of(Settings(checkpoint="/c")) is None

@@ -1,4 +1,4 @@
-"""A guest and its host over their socket, and what they leave behind."""
+"""A remote client and its host over their socket, and what they leave behind."""
 
 import os
 import queue
@@ -13,20 +13,20 @@ import pytest
 import zmq
 
 from trition_repo_gen.runtime.common.mailbox import Mailbox
-from trition_repo_gen.runtime.common.protocol import Answer, Done, Refused, Row
+from trition_repo_gen.runtime.common.protocol import Answer, Done, Refused, SequenceRequest
 from trition_repo_gen.runtime.stub.admission import Admission
 from trition_repo_gen.runtime.stub.priority import Priorities
 from trition_repo_gen.runtime.stub.ranks import Outcome
-from trition_repo_gen.runtime.stub.remote_client import Guest, HostGoneError
-from trition_repo_gen.runtime.stub.remote_protocol import Enter, remove_leftovers, socket_path, tombstone
-from trition_repo_gen.runtime.stub.stub_server import GuestRow, Host
+from trition_repo_gen.runtime.stub.remote_client import RemoteClient, StubServerGoneError
+from trition_repo_gen.runtime.stub.remote_protocol import Submit, disconnected_marker, remove_leftovers, socket_path
+from trition_repo_gen.runtime.stub.stub_server import RemoteSequence, StubServer
 
 LONG_NAME = "m" * 121
 DONE = Done(1, Answer(text="Hi", finish_reason="stop", prompt_tokens=1, completion_tokens=1), rest="i")
 
 
 class Echo:
-    """Ranks that answer every row with its prompt: a thread with a poller, like the real ones'."""
+    """Ranks that answer every sequence with its prompt: a thread with a poller, like the real ones'."""
 
     def __init__(self) -> None:
         self._commands: Mailbox[Callable[[], None] | None] = Mailbox()
@@ -46,12 +46,16 @@ class Echo:
         self._poller.register(reader, zmq.POLLIN)
 
     def submit(
-        self, row: Row, arrived: float, on_outcome: Callable[[Outcome], None], on_text: Callable[[str], None]
+        self,
+        sequence: SequenceRequest,
+        arrived: float,
+        on_outcome: Callable[[Outcome], None],
+        on_text: Callable[[str], None],
     ) -> int:
         def answer() -> None:
-            on_text(row.prompt[:1])
-            text = Answer(text=row.prompt, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
-            on_outcome(Done(0, text, rest=row.prompt[1:]))
+            on_text(sequence.prompt[:1])
+            text = Answer(text=sequence.prompt, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+            on_outcome(Done(0, text, rest=sequence.prompt[1:]))
 
         self.run_soon(answer)
         return 0
@@ -73,7 +77,7 @@ class Echo:
 
 @pytest.fixture
 def admission() -> Iterator[Admission]:
-    admission = Admission(places=1, max_waiting=0)
+    admission = Admission(slots=1, max_waiting=0)
     yield admission
     admission.close()
 
@@ -87,31 +91,31 @@ def name() -> str:
 def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str, admission: Admission) -> None:
     assert len(name) == 121
     ranks = Echo()
-    host = Host(name, 1, ranks, Priorities(levels=3, default=2), patience=60)  # type: ignore[arg-type]
+    server = StubServer(name, 1, ranks, Priorities(levels=3, default=2), queue_timeout=60)  # type: ignore[arg-type]
     ranks.start()
-    host.let_in(admission, 1000)
-    guest = Guest(name, 1, print)
+    server.open(admission, 1000)
+    client = RemoteClient(name, 1, print)
     try:
-        assert guest.start(timeout=60) == 1000
+        assert client.start(timeout=60) == 1000
         outcomes: Mailbox[Outcome] = Mailbox()
         texts: list[str] = []
         poller = zmq.Poller()
         poller.register(outcomes, zmq.POLLIN)
-        for prompt, priority in (("Hello", None), ("Bonjour", 3)):  # one place: the second finds it given back
-            guest.submit(Row(prompt=prompt, stream=True), priority, outcomes.put, texts.append)
+        for prompt, priority in (("Hello", None), ("Bonjour", 3)):  # one slot: the second finds it given back
+            client.submit(SequenceRequest(prompt=prompt, stream=True), priority, outcomes.put, texts.append)
             assert poller.poll(60_000)
             (outcome,) = outcomes.take_all()
             assert isinstance(outcome, Done)
             texts.append(outcome.rest)
         assert "".join(texts) == "HelloBonjour"
-        guest.submit(Row(prompt="Hi"), 4, outcomes.put, texts.append)
+        client.submit(SequenceRequest(prompt="Hi"), 4, outcomes.put, texts.append)
         assert poller.poll(60_000)
         (outcome,) = outcomes.take_all()
         assert isinstance(outcome, Refused)
         assert outcome.message == "queue_priority is 4; it has to be a whole number from 1 to 3."
     finally:
-        guest.stop()
-        host.close()
+        client.stop()
+        server.close()
         ranks.stop()
     assert not socket_path(os.getppid(), name, 1).exists()
 
@@ -122,7 +126,11 @@ def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission
 
     class Talker(Echo):
         def submit(
-            self, row: Row, arrived: float, on_outcome: Callable[[Outcome], None], on_text: Callable[[str], None]
+            self,
+            sequence: SequenceRequest,
+            arrived: float,
+            on_outcome: Callable[[Outcome], None],
+            on_text: Callable[[str], None],
         ) -> int:
             def talk(left: int) -> None:
                 on_text("x")
@@ -136,10 +144,10 @@ def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission
             return 0
 
     ranks = Talker()
-    host = Host(name, 1, ranks, Priorities(levels=1, default=1), patience=60)  # type: ignore[arg-type]
+    server = StubServer(name, 1, ranks, Priorities(levels=1, default=1), queue_timeout=60)  # type: ignore[arg-type]
     ranks.start()
-    host.let_in(admission, 1000)
-    guest = Guest(name, 1, print)
+    server.open(admission, 1000)
+    client = RemoteClient(name, 1, print)
     texts: list[str] = []
     done = threading.Event()
 
@@ -148,47 +156,47 @@ def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission
         texts.append(text)
 
     try:
-        guest.start(timeout=60)
-        guest.submit(Row(prompt="Hello", stream=True), None, lambda outcome: done.set(), hear)
+        client.start(timeout=60)
+        client.submit(SequenceRequest(prompt="Hello", stream=True), None, lambda outcome: done.set(), hear)
         assert done.wait(60)
         assert len(texts) == many
     finally:
-        guest.stop()
-        host.close()
+        client.stop()
+        server.close()
         ranks.stop()
 
 
 def test_a_mistake_of_ours_leaves_nobody_waiting(name: str, admission: Admission) -> None:
     ranks = Echo()
-    host = Host(name, 1, ranks, Priorities(levels=1, default=1), patience=60)  # type: ignore[arg-type]
+    server = StubServer(name, 1, ranks, Priorities(levels=1, default=1), queue_timeout=60)  # type: ignore[arg-type]
     ranks.start()
-    host.let_in(admission, 1000)
-    guest = Guest(name, 1, print)
+    server.open(admission, 1000)
+    client = RemoteClient(name, 1, print)
     outcomes: queue.Queue[Outcome] = queue.Queue()
 
     def break_down(text: str) -> None:
         raise ZeroDivisionError
 
     try:
-        guest.start(timeout=60)
-        guest.submit(Row(prompt="Hello", stream=True), None, outcomes.put, break_down)
+        client.start(timeout=60)
+        client.submit(SequenceRequest(prompt="Hello", stream=True), None, outcomes.put, break_down)
         refused = outcomes.get(timeout=60)
         assert isinstance(refused, Refused)
         assert "broke: ZeroDivisionError()" in refused.message
-        guest.submit(Row(prompt="Hello"), None, outcomes.put, lambda text: None)
+        client.submit(SequenceRequest(prompt="Hello"), None, outcomes.put, lambda text: None)
         assert isinstance(outcomes.get(timeout=60), Done)
     finally:
-        guest.stop()
-        host.close()
+        client.stop()
+        server.close()
         ranks.stop()
 
 
 def test_a_guest_whose_host_cannot_load_does_not_wait_for_it(name: str) -> None:
-    Host(name, 1, Echo(), Priorities(levels=1, default=1), patience=60).give_up()  # type: ignore[arg-type]
-    guest = Guest(name, 1, print)
-    with pytest.raises(HostGoneError, match="load it as well"):
-        guest.start(timeout=60)
-    tombstone(socket_path(os.getppid(), name, 1)).unlink()
+    StubServer(name, 1, Echo(), Priorities(levels=1, default=1), queue_timeout=60).mark_failed()  # type: ignore[arg-type]
+    client = RemoteClient(name, 1, print)
+    with pytest.raises(StubServerGoneError, match="load it as well"):
+        client.start(timeout=60)
+    disconnected_marker(socket_path(os.getppid(), name, 1)).unlink()
 
 
 def test_paths_are_short_and_tell_models_and_versions_apart() -> None:
@@ -201,7 +209,7 @@ def test_paths_are_short_and_tell_models_and_versions_apart() -> None:
 def test_what_ended_servers_left_is_removed(name: str) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    left = tombstone(socket_path(ended.pid, name, 1))
+    left = disconnected_marker(socket_path(ended.pid, name, 1))
     left.touch()
     present = socket_path(os.getpid(), name, 1)
     present.touch()
@@ -214,7 +222,7 @@ def test_what_ended_servers_left_is_removed(name: str) -> None:
 
 
 class Recorder:
-    """Notes what a row asks of its host and of the ranks."""
+    """Notes what a sequence asks of its host and of the ranks."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -222,8 +230,8 @@ class Recorder:
     def submit(self, *arguments: object) -> int:
         return 7
 
-    def cancel(self, row_id: int) -> None:
-        self.notes.append(f"cancel {row_id}")
+    def cancel(self, sequence_id: int) -> None:
+        self.notes.append(f"cancel {sequence_id}")
 
     def settle(self, identity: bytes, message: object) -> None:
         self.notes.append(type(message).__name__)
@@ -232,9 +240,9 @@ class Recorder:
 class Next:
     """A request that notes that it went in."""
 
-    places = 1
+    slots = 1
     priority = 1
-    patient_until = float("inf")
+    queue_deadline = float("inf")
 
     def __init__(self, notes: list[str]):
         self._notes = notes
@@ -242,24 +250,26 @@ class Next:
     def start(self) -> None:
         self._notes.append("next in")
 
-    def turn_away(self, sentence: str) -> None:
+    def reject(self, sentence: str) -> None:
         pass
 
 
 @pytest.mark.parametrize("ends", [("settle", "cancel"), ("cancel", "settle"), ("cancel", "cancel")])
 def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], admission: Admission) -> None:
-    """A guest's cancellation may be read after the row was answered and before the guest was told so."""
+    """A remote client's cancellation may arrive after the answer was sent and before the client received it."""
     seen = Recorder()
-    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, 1, patience=60)  # type: ignore[arg-type]
-    admission.enter(row)
+    sequence = RemoteSequence(
+        seen, b"guest", Submit(1, SequenceRequest(prompt="a")), admission, seen, 1, queue_timeout=60
+    )  # type: ignore[arg-type]
+    admission.enter(sequence)
     for _ in range(2):
         admission.enter(Next(seen.notes))
 
     for end in ends:
         if end == "settle":
-            row.settle(DONE)
+            sequence.settle(DONE)
         else:
-            row.cancel()
+            sequence.cancel()
 
     assert seen.notes.count("next in") == 1
     assert sorted({*seen.notes} - {"next in"}) == (["Done"] if ends[0] == "settle" else ["cancel 7"])
@@ -268,11 +278,13 @@ def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], 
 def test_a_row_that_is_cancelled_while_it_waits_never_starts(admission: Admission) -> None:
     seen = Recorder()
     admission.enter(Next(seen.notes))
-    row = GuestRow(seen, b"guest", Enter(1, Row(prompt="a")), admission, seen, 1, patience=60)  # type: ignore[arg-type]
-    admission.enter(row)
+    sequence = RemoteSequence(
+        seen, b"guest", Submit(1, SequenceRequest(prompt="a")), admission, seen, 1, queue_timeout=60
+    )  # type: ignore[arg-type]
+    admission.enter(sequence)
 
-    row.cancel()
-    row.turn_away("too late")
+    sequence.cancel()
+    sequence.reject("too late")
     admission.leave(1)
     admission.enter(Next(seen.notes))
 

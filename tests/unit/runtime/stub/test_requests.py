@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trition_repo_gen.runtime.stub.errors import BadRequestError
-from trition_repo_gen.runtime.stub.requests import read_rows
+from trition_repo_gen.runtime.stub.requests import read_sequences
 
 BYTES, INT64, FP32, BOOL = np.object_, np.int64, np.float32, np.bool_
 
@@ -15,10 +15,16 @@ def column(dtype: Any, *values: Any) -> Any:
 
 
 def test_defaults_are_the_contract() -> None:
-    (row,) = read_rows({"prompts": column(BYTES, b"Hi")}, 100)
+    (sequence,) = read_sequences({"prompts": column(BYTES, b"Hi")}, 100)
 
-    assert (row.prompt, row.max_length, row.top_k, row.top_p, row.temperature) == ("Hi", 256, 1, 0.0, 1.0)
-    assert (row.repetition_penalty, row.log_probs, row.top_logprobs, row.echo, row.chat) == (
+    assert (sequence.prompt, sequence.max_length, sequence.top_k, sequence.top_p, sequence.temperature) == (
+        "Hi",
+        256,
+        1,
+        0.0,
+        1.0,
+    )
+    assert (sequence.repetition_penalty, sequence.log_probs, sequence.top_logprobs, sequence.echo, sequence.chat) == (
         1.0,
         False,
         0,
@@ -28,7 +34,7 @@ def test_defaults_are_the_contract() -> None:
 
 
 def test_every_row_has_its_own_values() -> None:
-    rows = read_rows(
+    sequences = read_sequences(
         {
             "prompts": column(BYTES, b"a", "ü".encode()),
             "max_length": column(INT64, 3, 5),
@@ -41,15 +47,15 @@ def test_every_row_has_its_own_values() -> None:
         100,
     )
 
-    assert [(r.prompt, r.max_length, r.top_k, r.temperature, r.seed) for r in rows] == [
+    assert [(r.prompt, r.max_length, r.top_k, r.temperature, r.seed) for r in sequences] == [
         ("a", 3, 1, 0.5, 0),
         ("ü", 5, 4, 2.0, 9),
     ]
-    assert [r.stop_words for r in rows] == [[], ["\n"]]
+    assert [r.stop_words for r in sequences] == [[], ["\n"]]
 
 
 def test_rows_without_a_seed_differ() -> None:
-    first, second = read_rows({"prompts": column(BYTES, b"a", b"a")}, 100)
+    first, second = read_sequences({"prompts": column(BYTES, b"a", b"a")}, 100)
 
     assert first.seed != second.seed
 
@@ -86,9 +92,9 @@ def test_rows_without_a_seed_differ() -> None:
 )
 def test_nonsense_is_refused_by_name(name: str, tensor: Any, sentence: str) -> None:
     with pytest.raises(BadRequestError, match=sentence):
-        read_rows({"prompts": column(BYTES, b"Hi"), name: tensor}, 100)
+        read_sequences({"prompts": column(BYTES, b"Hi"), name: tensor}, 100)
 
 
 def test_a_request_without_prompts_is_the_clients_mistake() -> None:
     with pytest.raises(BadRequestError, match="prompts is missing"):
-        read_rows({"max_length": column(INT64, 1)}, 100)
+        read_sequences({"max_length": column(INT64, 1)}, 100)

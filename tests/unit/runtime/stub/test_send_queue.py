@@ -2,35 +2,35 @@ import threading
 
 import pytest
 
-from trition_repo_gen.runtime.stub.send_queue import Outbox
+from trition_repo_gen.runtime.stub.send_queue import SendQueues
 
 
 def test_a_lane_keeps_the_order_and_is_emptied_before_it_ends() -> None:
-    outbox, done = Outbox(), []
-    lane, gate = outbox.lane(), threading.Event()
-    lane.put(gate.wait)
+    send_queues, done = SendQueues(), []
+    send_queue, gate = send_queues.send_queue(), threading.Event()
+    send_queue.put(gate.wait)
     for number in range(100):
-        lane.put(lambda number=number: done.append(number))
+        send_queue.put(lambda number=number: done.append(number))
     assert done == []
     gate.set()
-    outbox.close()
+    send_queues.close()
     assert done == list(range(100))
 
 
 def test_a_lane_that_waits_leaves_the_others_alone() -> None:
-    outbox, gate, done = Outbox(), threading.Event(), threading.Event()
-    outbox.lane().put(gate.wait)
-    outbox.lane().put(done.set)
+    send_queues, gate, done = SendQueues(), threading.Event(), threading.Event()
+    send_queues.send_queue().put(gate.wait)
+    send_queues.send_queue().put(done.set)
     assert done.wait(10)
     gate.set()
-    outbox.close()
+    send_queues.close()
 
 
 def test_what_fails_is_reported_and_the_next_is_done(capfd: pytest.CaptureFixture[str]) -> None:
-    outbox, done = Outbox(), []
-    lane = outbox.lane()
-    lane.put(lambda: 1 // 0)
-    lane.put(lambda: done.append(1))
-    outbox.close()
+    send_queues, done = SendQueues(), []
+    send_queue = send_queues.send_queue()
+    send_queue.put(lambda: 1 // 0)
+    send_queue.put(lambda: done.append(1))
+    send_queues.close()
     assert done == [1]
     assert "ZeroDivisionError" in capfd.readouterr().err

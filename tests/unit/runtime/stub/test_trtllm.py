@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trition_repo_gen.runtime.common.protocol import Answer, Done, Row
+from trition_repo_gen.runtime.common.protocol import Answer, Done, SequenceRequest
 from trition_repo_gen.runtime.stub.errors import BadRequestError
-from trition_repo_gen.runtime.stub.requests import read_rows
+from trition_repo_gen.runtime.stub.requests import read_sequences
 from trition_repo_gen.runtime.stub.trtllm import last_response, native_inputs, wants_stream
 
 TEXT = {"text_input": np.array([[b"Hi"]], dtype=np.object_)}
@@ -17,8 +17,8 @@ def one(value: Any, dtype: Any) -> Any:
     return np.array([[value]], dtype=dtype)
 
 
-def row(**tensors: Any) -> Row:
-    (read,) = read_rows(native_inputs(TEXT | tensors), 100)
+def sequence(**tensors: Any) -> SequenceRequest:
+    (read,) = read_sequences(native_inputs(TEXT | tensors), 100)
     return read
 
 
@@ -35,7 +35,7 @@ def test_what_the_openai_frontend_sends() -> None:
         "exclude_input_in_output": one(False, np.bool_),
         "return_num_input_tokens": one(True, np.bool_),
     }
-    read = row(**tensors)
+    read = sequence(**tensors)
     assert (read.prompt, read.max_length, read.stop_words) == ("Hi", 16, ["END", "\n"])
     assert (read.top_k, read.top_p, read.temperature, read.seed, read.echo) == (0, 0.5, 0.5, 7, True)
     assert wants_stream(tensors)
@@ -55,7 +55,7 @@ def test_what_the_openai_frontend_sends() -> None:
     ],
 )
 def test_a_request_samples_where_it_says_something_of_sampling(tensors: dict[str, Any], greedy: bool) -> None:
-    assert row(**tensors).greedy == greedy
+    assert sequence(**tensors).greedy == greedy
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_request_samples_where_it_says_something_of_sampling(tensors: dict[str
 )
 def test_what_there_is_not_is_refused(name: str, tensor: Any) -> None:
     with pytest.raises(BadRequestError, match=f"{name} is .*; this model can do"):
-        row(**{name: tensor})
+        sequence(**{name: tensor})
 
 
 @pytest.mark.parametrize(("streamed", "text"), [(True, " end"), (False, "The end")])
@@ -76,7 +76,7 @@ def test_the_last_response(streamed: bool, text: str) -> None:
     answer = Answer(text="The end", finish_reason="stop", prompt_tokens=3, completion_tokens=2, log_probs=[-0.5, -0.25])
     done = Done(1, answer, rest=" end")
 
-    outputs = dict(last_response(Row(prompt="a", log_probs=True), done, ALL, streamed=streamed))
+    outputs = dict(last_response(SequenceRequest(prompt="a", log_probs=True), done, ALL, streamed=streamed))
 
     assert outputs["text_output"].tolist() == [[text.encode()]]
     assert [outputs[name].item() for name in ("num_input_tokens", "num_output_tokens", "cum_log_probs")] == [
@@ -86,9 +86,9 @@ def test_the_last_response(streamed: bool, text: str) -> None:
     ]
     assert outputs["num_output_tokens"].dtype == np.int32
     assert outputs["output_log_probs"].tolist() == [[-0.5, -0.25]]
-    assert [name for name, _ in last_response(Row(prompt="a"), done, {"text_output"}, streamed=streamed)] == [
-        "text_output"
-    ]
+    assert [
+        name for name, _ in last_response(SequenceRequest(prompt="a"), done, {"text_output"}, streamed=streamed)
+    ] == ["text_output"]
 
 
 def test_stop_words_are_json_for_the_reader() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ...common.protocol import Row
+from ...common.protocol import SequenceRequest
 from .text import Prompt
 
 _WARM_UP_TOKENS = 64
@@ -13,16 +13,16 @@ _WARM_UP_TOKENS = 64
 
 @dataclass(frozen=True)
 class Finished:
-    """A row that has ended.
+    """A sequence that has ended.
 
     Log-probabilities have one entry a token; those of the prompt begin with its second token. They are lists only where
-    the row asked for them.
+    the sequence asked for them.
     """
 
     tokens: list[int]
     """The new ones."""
     out_of_tokens: bool
-    """Whether it has as many as it may have; a row without them ended for another reason."""
+    """Whether it has as many as it may have; a sequence without them ended for another reason."""
     decode_seconds: float = 0.0
     """From its first token to its last."""
     log_probs: list[float] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Rows that ended by id, and new tokens of the rows that are watched."""
+    """Sequences that ended by id, and new tokens of the sequences that are watched."""
 
     finished: dict[int, Finished] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """Rows that run at the same time."""
+        """Sequences that run at the same time."""
 
     @property
     def loop(self) -> AbstractEventLoop:
@@ -61,71 +61,71 @@ class Engine(Protocol):
 
     @property
     def has_work(self) -> bool:
-        """Whether any row is running or waiting here."""
+        """Whether any sequence is running or waiting here."""
 
-    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
-        """Return one sentence if such a row could never run, however long it waited."""
+    def why_impossible(self, prompt: Prompt, sequence: SequenceRequest) -> str | None:
+        """Return one sentence if such a sequence could never run, however long it waited."""
 
-    def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
-        """Queue a row; it joins the running batch at the next step that has room.
+    def add(self, request_id: int, sequence: SequenceRequest, prompt: Prompt, *, watch: bool) -> None:
+        """Queue a sequence; it joins the running batch at the next step that has room.
 
         Args:
-            request_id: unique among the running rows, the same on every rank.
-            row: how to continue.
+            request_id: unique among the running sequences, the same on every rank.
+            sequence: how to continue.
             prompt: what to continue.
             watch: report its tokens after every step.
         """
 
     def finish(self, request_id: int) -> bool:
-        """End a row early: a running one leaves the batch, finished, at the next step.
+        """End a sequence early: a running one leaves the batch, finished, at the next step.
 
         Returns:
-            whether the row was waiting and is gone already, so that no step will report it.
+            whether the sequence was waiting and is gone already, so that no step will report it.
         """
 
     async def step(self) -> StepResult:
-        """Run one forward pass over the batch and sample a token for each row."""
+        """Run one forward pass over the batch and sample a token for each sequence."""
 
     def dummy_step(self) -> None:
-        """Take part in the exchanges of a step in which this replica has no row."""
+        """Take part in the exchanges of a step in which this replica has no sequence."""
 
 
 async def warm_up(engine: Engine, max_sequence_length: int) -> None:
-    """Answer a first row that nobody asked: kernels are compiled at their first use, which takes seconds on a GPU.
+    """Answer a first sequence that nobody asked: kernels are compiled at their first use, which takes seconds on a GPU.
 
     Collective: all ranks of a group call it at the same time.
     """
     tokens = [0] * min(_WARM_UP_TOKENS, max_sequence_length - 2)
     if not tokens:
         return
-    engine.add(0, Row(prompt="", max_length=2), Prompt("", tokens), watch=False)
+    engine.add(0, SequenceRequest(prompt="", max_length=2), Prompt("", tokens), watch=False)
     while engine.has_work:
         await engine.step()
 
 
 def why_impossible(
-    tokens: Sequence[int], row: Row, *, max_sequence_length: int, vocab_size: int, room: int
+    tokens: Sequence[int], sequence: SequenceRequest, *, max_sequence_length: int, vocab_size: int, room: int
 ) -> str | None:
-    """Return one sentence if a row could never run.
+    """Return one sentence if a sequence could never run.
 
     Args:
         tokens: its prompt.
-        row: how it is continued.
+        sequence: how it is continued.
         max_sequence_length: tokens of prompt and answer together.
         vocab_size: tokens that there are.
-        room: tokens that the KV cache holds for one row that has it alone.
+        room: tokens that the KV cache holds for one sequence that has it alone.
     """
     limit = max_sequence_length
     prompt_tokens = len(tokens)
     if prompt_tokens >= limit:
         return f"The prompt has {prompt_tokens} tokens, but this model takes {limit} with the answer; shorten it."
-    if row.max_length > limit:
-        return f"max_length is {row.max_length}; this model's sequences have at most {limit} tokens."
-    if row.top_logprobs > vocab_size:
-        return f"n_top_logprobs is {row.top_logprobs}; the vocabulary has {vocab_size} tokens."
+    if sequence.max_length > limit:
+        return f"max_length is {sequence.max_length}; this model's sequences have at most {limit} tokens."
+    if sequence.top_logprobs > vocab_size:
+        return f"n_top_logprobs is {sequence.top_logprobs}; the vocabulary has {vocab_size} tokens."
     if (strange := max(tokens)) >= vocab_size:
-        # Tokenizers may know more than the model: Gemma 3's has one for pictures, which its text models lack.
+        # Tokenizers may know more than the model: Gemma 3's has one for images, which its text models lack.
         return f"The prompt has the token {strange}, which this model does not know; it knows {vocab_size}."
-    if min(prompt_tokens + row.max_length, limit) > room:
-        return f"Prompt and answer need room for {prompt_tokens + row.max_length} tokens; the KV cache has {room}."
+    if min(prompt_tokens + sequence.max_length, limit) > room:
+        return f"Prompt and answer need room for {prompt_tokens + sequence.max_length} tokens; the KV cache has {room}."
     return None

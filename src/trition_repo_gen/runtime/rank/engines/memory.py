@@ -19,11 +19,11 @@ _CUDA_GRAPH_BYTES = GIB
 _LEAST_STEP_TOKENS = 16384
 """Megatron Core's own default of `max_tokens`."""
 _BYTES_PER_LOGIT = 48
-"""While rows are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
+"""While sequences are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
 GATHERED_TOKENS = 2**16
-"""Tokens of the cache whose keys and values are copied together where models read pictures, unless one row has more."""
-_PICTURE_TOKEN = 4 * (3 * 1280 + 4 * 5120)
-"""Numbers of a picture's token in the vision tower: 4 patches of at most 1280, in Qwen's feed-forward network 5120."""
+"""Cached tokens whose keys and values a multimodal model copies together, unless one sequence has more."""
+_IMAGE_TOKEN = 4 * (3 * 1280 + 4 * 5120)
+"""Numbers of a image's token in the vision tower: 4 patches of at most 1280, in Qwen's feed-forward network 5120."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def item_size(dtype: Dtype) -> int:
 
 
 def tokens_per_step(settings: Settings) -> int:
-    """Return how many tokens one forward pass has at the most, prompts and running rows together."""
+    """Return how many tokens one forward pass has at the most, prompts and running sequences together."""
     if settings.enable_chunked_prefill:
         return max(settings.chunked_prefill_size, settings.max_requests)
     return max(_LEAST_STEP_TOKENS, settings.max_sequence_length)
@@ -63,8 +63,8 @@ def tokens_per_step(settings: Settings) -> int:
 def working_bytes(sizes: ModelSizes, settings: Settings) -> int:
     """Return what steps need on a rank beside weights and KV cache, at the most, but for log-probabilities of prompts.
 
-    Activations of the longest step, logits and sampling of all rows, copies of cached keys and values where models read
-    pictures, CUDA graphs, workspaces.
+    Activations of the longest step, logits and sampling of all sequences, copies of cached keys and values where models
+    read images, CUDA graphs, workspaces.
     """
     activations = tokens_per_step(settings) * _token_bytes(sizes, settings)
     logits = settings.max_requests * sizes.vocab_size * _BYTES_PER_LOGIT
@@ -95,7 +95,7 @@ def _token_bytes(sizes: ModelSizes, settings: Settings) -> int:
     stream = 4 * hidden  # the residual stream, its norm, a sublayer's result, their sum
     numbers = stream + max(attention, dense, experts)
     if settings.multimodal:
-        numbers = max(numbers, _PICTURE_TOKEN)
+        numbers = max(numbers, _IMAGE_TOKEN)
     return numbers * item_size(settings.params_dtype)
 
 

@@ -1,7 +1,7 @@
-"""Sampling with parameters of its own for every row.
+"""Sampling with parameters of its own for every sequence.
 
-A row's random numbers depend on its seed, the token's position and nothing else: not on the other rows of the batch,
-not on the layout, not on the device.
+A sequence's random numbers depend on its seed, the token's position and nothing else: not on the other sequences of the
+batch, not on the layout, not on the device.
 """
 
 import functools
@@ -12,60 +12,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...common.protocol import Row
+from ...common.protocol import SequenceRequest
 
 
-class RowState:
-    """What the sampler remembers of a row between steps."""
+class SequenceState:
+    """What the sampler remembers of a sequence between steps."""
 
-    def __init__(self, row: Row, prompt_tokens: Iterable[int], vocab_size: int, device: torch.device):
-        self.row = row
+    def __init__(self, sequence: SequenceRequest, prompt_tokens: Iterable[int], vocab_size: int, device: torch.device):
+        self.sequence = sequence
         self.position = 0
         self.seen: Tensor | None = None
         """bool[vocab_size]: tokens of the prompt and of the answer so far; kept only where a penalty needs it."""
-        if row.repetition_penalty != 1.0:
+        if sequence.repetition_penalty != 1.0:
             self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
             self.seen[_on(device, list(prompt_tokens))] = True
 
 
-class RowSampler:
-    """Chooses the rows' next tokens.
+class Sampler:
+    """Chooses the sequences' next tokens.
 
     Args:
         vocab_size: tokens that the tokenizer knows; the model's padding beyond them is never sampled.
-        eos_ids: tokens that end a row, which it does not take before it has `min_length` others.
+        eos_ids: tokens that end a sequence, which it does not take before it has `min_length` others.
     """
 
     def __init__(self, vocab_size: int, eos_ids: Sequence[int] = ()):
         self._vocab_size = vocab_size
         self._eos_ids = list(eos_ids)
-        self._rows: dict[int, RowState] = {}
+        self._sequences: dict[int, SequenceState] = {}
 
-    def add(self, request_id: int, row: Row, prompt_tokens: Iterable[int], device: torch.device) -> None:
-        """Sample request `request_id` by the parameters of `row`."""
-        self._rows[request_id] = RowState(row, prompt_tokens, self._vocab_size, device)
+    def add(
+        self, request_id: int, sequence: SequenceRequest, prompt_tokens: Iterable[int], device: torch.device
+    ) -> None:
+        """Sample request `request_id` by the parameters of `sequence`."""
+        self._sequences[request_id] = SequenceState(sequence, prompt_tokens, self._vocab_size, device)
 
     def remove(self, request_id: int) -> None:
         """Forget a request that ended."""
-        self._rows.pop(request_id, None)
+        self._sequences.pop(request_id, None)
 
     def sample(self, logits: Tensor, request_ids: Sequence[int], unfinished: int = -1) -> Tensor:
-        """Choose one token a row.
+        """Choose one token a sequence.
 
         Args:
-            logits: [rows, at least the vocabulary]
-            request_ids: one for each row; one that was not added is sampled greedily.
+            logits: [sequences, at least the vocabulary]
+            request_ids: one for each sequence; one that was not added is sampled greedily.
             unfinished: a request of which only a part of the prompt was read: its token does not count.
 
         Returns:
-            int64[rows]
+            int64[sequences]
         """
         logits = logits[:, : self._vocab_size]
-        states = [self._rows.get(request_id) for request_id in request_ids]
+        states = [self._sequences.get(request_id) for request_id in request_ids]
 
         logits = self._hold_back_ends(_penalise(logits, states), states)
         tokens = _argmax(logits)
-        drawn = [index for index, state in enumerate(states) if state is not None and not state.row.greedy]
+        drawn = [index for index, state in enumerate(states) if state is not None and not state.sequence.greedy]
         if drawn:
             index = _on(logits.device, drawn)
             tokens[index] = draw(logits[index].float(), [states[i] for i in drawn])  # type: ignore[misc]
@@ -77,9 +79,11 @@ class RowSampler:
                     state.seen.index_fill_(0, tokens[index : index + 1], True)
         return tokens
 
-    def _hold_back_ends(self, logits: Tensor, states: list[RowState | None]) -> Tensor:
-        """Set the ends of rows that are too short for one to -inf."""
-        short = [i for i, state in enumerate(states) if state is not None and state.position < state.row.min_length]
+    def _hold_back_ends(self, logits: Tensor, states: list[SequenceState | None]) -> Tensor:
+        """Set the ends of sequences that are too short for one to -inf."""
+        short = [
+            i for i, state in enumerate(states) if state is not None and state.position < state.sequence.min_length
+        ]
         if not short or not self._eos_ids:
             return logits
         logits = logits.clone()
@@ -87,38 +91,44 @@ class RowSampler:
         return logits
 
 
-def _penalise(logits: Tensor, states: list[RowState | None]) -> Tensor:
-    """Divide positive and multiply negative logits of seen tokens by the row's penalty (CTRL, Keskar et al. 2019)."""
+def _penalise(logits: Tensor, states: list[SequenceState | None]) -> Tensor:
+    """Divide positive and multiply negative logits of seen tokens by the penalty (CTRL, Keskar et al. 2019)."""
     if all(state is None or state.seen is None for state in states):
         return logits
     logits = logits.to(torch.float32, copy=True)
     for index, state in enumerate(states):
         if state is not None and state.seen is not None:
-            penalty = state.row.repetition_penalty
-            row = logits[index]
-            logits[index] = torch.where(state.seen, torch.where(row > 0, row / penalty, row * penalty), row)
+            penalty = state.sequence.repetition_penalty
+            sequence = logits[index]
+            logits[index] = torch.where(
+                state.seen, torch.where(sequence > 0, sequence / penalty, sequence * penalty), sequence
+            )
     return logits
 
 
-def draw(logits: Tensor, states: list[RowState]) -> Tensor:
-    """Draw one token a row after temperature, top-k and top-p, in this order.
+def draw(logits: Tensor, states: list[SequenceState]) -> Tensor:
+    """Draw one token a sequence after temperature, top-k and top-p, in this order.
 
     Args:
-        logits: float32[rows, vocabulary]
-        states: one for each row.
+        logits: float32[sequences, vocabulary]
+        states: one for each sequence.
 
     Returns:
-        int64[rows]
+        int64[sequences]
     """
-    rows = [state.row for state in states]
-    logits = logits / _on(logits.device, [[row.temperature] for row in rows])
-    few = [index for index, row in enumerate(rows) if 0 < row.top_k <= _FEW]
-    many = [index for index, row in enumerate(rows) if row.top_k > _FEW or (row.top_k <= 0 and 0.0 < row.top_p < 1.0)]
+    sequences = [state.sequence for state in states]
+    logits = logits / _on(logits.device, [[sequence.temperature] for sequence in sequences])
+    few = [index for index, sequence in enumerate(sequences) if 0 < sequence.top_k <= _FEW]
+    many = [
+        index
+        for index, sequence in enumerate(sequences)
+        if sequence.top_k > _FEW or (sequence.top_k <= 0 and 0.0 < sequence.top_p < 1.0)
+    ]
     for chosen, largest in ((few, _FEW), (many, logits.shape[-1])):
         if chosen:
             index = _on(logits.device, chosen)
-            logits[index] = _filter(logits[index], [rows[i] for i in chosen], largest)
-    keys = [[_signed(mix_int(state.row.seed + _GOLDEN * (state.position + 1)))] for state in states]
+            logits[index] = _filter(logits[index], [sequences[i] for i in chosen], largest)
+    keys = [[_signed(mix_int(state.sequence.seed + _GOLDEN * (state.position + 1)))] for state in states]
     return _argmax(logits + gumbel_noise(_on(logits.device, keys), logits.shape[-1]))
 
 
@@ -128,7 +138,7 @@ def _argmax(logits: Tensor) -> Tensor:
 
 @functools.cache
 def _argmax_on(kind: str) -> Callable[[Tensor], Tensor]:
-    """Return what finds each row's largest logit there; on a GPU torch takes ten times as long for one row."""
+    """Return the fastest argmax of that device; on a GPU torch takes ten times as long for one sequence."""
     by_torch = functools.partial(torch.argmax, dim=-1)
     if kind == "cpu":
         return by_torch
@@ -142,19 +152,20 @@ def _argmax_on(kind: str) -> Callable[[Tensor], Tensor]:
     return argmax
 
 
-def _filter(logits: Tensor, rows: list[Row], largest: int) -> Tensor:
+def _filter(logits: Tensor, sequences: list[SequenceRequest], largest: int) -> Tensor:
     """Set what top-k and then top-p (Holtzman et al. 2020) leave out to -inf.
 
-    Sums over the `largest` logits, whose number must not depend on what other rows ask for: a row's last bit would.
+    Sums over the `largest` logits, whose number must not depend on what other sequences ask for: a sequence's last bit
+    would.
     """
     size = min(largest, logits.shape[-1])
     ordered = logits.topk(size, dim=-1).values
-    kept = [min(row.top_k, size) or size for row in rows]
+    kept = [min(sequence.top_k, size) or size for sequence in sequences]
     top_k = _on(logits.device, [[k] for k in kept])
     smallest = ordered.gather(-1, top_k - 1)
     ordered = ordered.masked_fill(ordered < smallest, float("-inf"))
 
-    top_p = _on(logits.device, [[row.top_p if 0.0 < row.top_p < 1.0 else 1.0] for row in rows])
+    top_p = _on(logits.device, [[sequence.top_p if 0.0 < sequence.top_p < 1.0 else 1.0] for sequence in sequences])
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     inside = ((before < top_p) & (probabilities > 0)).sum(dim=-1, keepdim=True).clamp(min=1)
@@ -170,7 +181,7 @@ def _on(device: torch.device, values: list[Any]) -> Tensor:
 
 
 _FEW = 1024
-"""Logits that are ordered for rows whose top-k is no larger: ordering all takes milliseconds on a GPU."""
+"""Logits that are ordered for sequences whose top-k is no larger: ordering all takes milliseconds on a GPU."""
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -184,14 +195,14 @@ def mix_int(value: int) -> int:
 
 
 def gumbel_noise(keys: Tensor, size: int) -> Tensor:
-    """Return Gumbel noise that depends on each row's key and the column alone.
+    """Return Gumbel noise that depends on each sequence's key and the column alone.
 
     Args:
-        keys: int64[rows, 1]
+        keys: int64[sequences, 1]
         size: columns.
 
     Returns:
-        float32[rows, size]
+        float32[sequences, size]
     """
     columns = torch.arange(1, size + 1, device=keys.device)
     mixed = _mix(keys + columns * _signed(_GOLDEN))

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
-from ...common.protocol import Row, register
+from ...common.protocol import SequenceRequest, register
 
 
 class PromptError(ValueError):
@@ -15,10 +15,10 @@ class PromptError(ValueError):
 
 @register
 @dataclass(frozen=True)
-class Pictures:
-    """A prompt's pictures, cut into patches.
+class Images:
+    """A prompt's images, cut into patches.
 
-    `patches` are float32 values, `patch_size` a patch; `grids` say for each picture how many patches it has in time,
+    `patches` are float32 values, `patch_size` a patch; `grids` say for each image how many patches it has in time,
     height and width.
     """
 
@@ -30,11 +30,11 @@ class Pictures:
 @register
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the model sees it: the text after the chat template, its tokens, and its pictures if it has any."""
+    """A prompt as the model sees it: the text after the chat template, its tokens, and its images if it has any."""
 
     text: str
     tokens: list[int]
-    pictures: Pictures | None = None
+    images: Images | None = None
 
 
 class TextCodec:
@@ -51,19 +51,19 @@ class TextCodec:
         """Return the length of the longest token, in bytes of UTF-8 as the vocabulary spells it."""
         return max(len(token.encode()) for token in self._tokenizer.get_vocab())
 
-    def encode(self, row: Row) -> Prompt:
-        """Return the row's prompt, with the chat template applied where asked for.
+    def encode(self, sequence: SequenceRequest) -> Prompt:
+        """Return the sequence's prompt, with the chat template applied where asked for.
 
         Chat templates are code from the checkpoint: `transformers` renders them in Jinja's immutable sandbox.
 
         Raises:
             PromptError: the prompt is empty, or not a list of messages that the template takes.
         """
-        if not row.chat:
-            return self._prompt(row.prompt, self._tokenizer(row.prompt)["input_ids"])
+        if not sequence.chat:
+            return self._prompt(sequence.prompt, self._tokenizer(sequence.prompt)["input_ids"])
         if not self._tokenizer.chat_template:
             raise PromptError("This model has no chat template; send plain text without apply_chat_template.")
-        messages = messages_of(row.prompt)
+        messages = messages_of(sequence.prompt)
         try:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # whatever the checkpoint's template raises

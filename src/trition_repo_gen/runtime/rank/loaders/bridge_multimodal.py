@@ -1,4 +1,4 @@
-"""A Megatron-Bridge checkpoint of a model that reads pictures becomes this rank's part of it."""
+"""A Megatron-Bridge checkpoint of a model that takes images becomes this rank's part of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from ...common.errors import LoadError
 from ...common.settings import Settings
-from ..engines.images.engine import LoadedPictureModel
-from ..engines.images.families import BridgeQwen3VL, BridgeQwen25VL, VisionLanguage
+from ..engines.images.engine import LoadedMultimodalModel
+from ..engines.images.families import BridgeQwen3VL, BridgeQwen25VL, MultimodalModel
 from . import megatron_bridge, processor, tokenizer
 
-_FAMILIES: dict[str, type[VisionLanguage]] = {"Qwen25VLModel": BridgeQwen25VL, "Qwen3VLModel": BridgeQwen3VL}
+_FAMILIES: dict[str, type[MultimodalModel]] = {"Qwen25VLModel": BridgeQwen25VL, "Qwen3VLModel": BridgeQwen3VL}
 """Megatron-Bridge's class of the whole model → how it is run."""
 
 
-def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedPictureModel:
+def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedMultimodalModel:
     """Load this rank's part of the model, and its processor; see `megatron_bridge.build`.
 
     Raises:
@@ -30,8 +30,8 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
     family = _FAMILIES.get(type(model).__name__)
     if family is None:
         known = ", ".join(_FAMILIES)
-        raise LoadError(f"{checkpoint} holds a {type(model).__name__}; of the models with pictures {known} are served.")
-    return LoadedPictureModel(
+        raise LoadError(f"{checkpoint} holds a {type(model).__name__}; of the models with images {known} are served.")
+    return LoadedMultimodalModel(
         model=family(model, config.image_token_id),
         processor=reads,
         eos_ids=processor.eos_ids(reads, settings.processor, folders),

@@ -1,4 +1,4 @@
-"""A NeMo 2.0 checkpoint of a model that reads pictures becomes this rank's part of it.
+"""A NeMo 2.0 checkpoint of a model that takes images becomes this rank's part of it.
 
 nemo-toolkit reads the configuration graph and its class is the model; the weights are loaded by Megatron Core. NeMo's
 trainer, its strategy and its `generate` have no part in it.
@@ -22,7 +22,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from ...common.errors import LoadError
 from ...common.settings import Settings
-from ..engines.images.engine import LoadedPictureModel
+from ..engines.images.engine import LoadedMultimodalModel
 from ..engines.images.families import NemoQwen2VL
 from . import layout, processor, reading, weights
 from .nemo2_graph import Graph, GraphError
@@ -31,7 +31,7 @@ _PREFIX = "module."
 """Of all keys: the checkpoint is a Lightning module's, which holds the model by that name."""
 
 
-def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedPictureModel:
+def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedMultimodalModel:
     """Load this rank's part of the model, and its processor. Collective: all ranks of the world call it.
 
     Sets up Megatron's process groups on top of torch.distributed, which has to be initialized.
@@ -64,7 +64,7 @@ def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], N
         found = dist_checkpointing.load(wanted, str(checkpoint / "weights"), strict=StrictHandling.IGNORE_ALL)
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in found.items()}, strict=False)
     progress(f"loaded in {time.monotonic() - started:.1f} s")
-    return LoadedPictureModel(
+    return LoadedMultimodalModel(
         model=NemoQwen2VL(model, reads.tokenizer.convert_tokens_to_ids(reads.image_token)),
         processor=reads,
         eos_ids=processor.eos_ids(reads, settings.processor, folders),

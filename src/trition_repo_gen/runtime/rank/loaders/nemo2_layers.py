@@ -29,7 +29,7 @@ _KEYS = {
 
 
 class PackedAttention(torch.nn.Module):  # type: ignore[misc]
-    """Core attention of a vision tower: each packed sequence, a picture or a window of one, attends to all of itself.
+    """Core attention of a vision tower: each packed sequence, a image or a window of one, attends to all of itself.
 
     The language model's layers are built with it too, and get the cache's attention afterwards.
     """
@@ -62,7 +62,7 @@ def use_torch(config: Any) -> None:
 
 
 def linear_layers(with_transformer_engine: bool) -> tuple[type, type]:
-    """Return the column-parallel and the row-parallel layer of the projector."""
+    """Return the column-parallel and the sequence-parallel layer of the projector."""
     if not with_transformer_engine:
         return ColumnParallelLinear, RowParallelLinear
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear

@@ -1,4 +1,4 @@
-"""The processor of a model that reads pictures: its tokenizer, its chat template, and how it cuts pictures up."""
+"""The processor of a model that takes images: its tokenizer, its chat template, and how it cuts images up."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load(setting: str, folders: Sequence[Path]) -> Any:
     except Exception as error:  # transformers raises whatever a broken file makes its parsers raise
         raise LoadError(f"transformers cannot load the processor {source!r} ({error}); set PROCESSOR.") from error
     if not hasattr(processor, "image_token"):
-        raise LoadError(f"{source!r} is a {type(processor).__name__}, which marks no pictures; set PROCESSOR.")
+        raise LoadError(f"{source!r} is a {type(processor).__name__}, which marks no images; set PROCESSOR.")
     return processor
 
 

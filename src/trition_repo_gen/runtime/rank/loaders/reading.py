@@ -66,25 +66,25 @@ class _Place:
     lengths: tuple[int, ...]
 
     def pieces(self, target: Tensor) -> Iterator[tuple[_Place, Tensor]]:
-        """Yield the wanted part in rows of the first dimension that are a piece together, each with its target."""
+        """Yield the wanted part in sequences of the first dimension that are a piece together, each with its target."""
         if not self.shape:
             yield self, target
             return
-        row = self.dtype.itemsize
+        sequence = self.dtype.itemsize
         for size in self.shape[1:]:
-            row *= size
-        step = max(1, _PIECE_BYTES // max(1, row))
+            sequence *= size
+        step = max(1, _PIECE_BYTES // max(1, sequence))
         for first in range(0, self.lengths[0], step):
-            rows = min(step, self.lengths[0] - first)
+            sequences = min(step, self.lengths[0] - first)
             part = _Place(
                 self.path,
-                self.offset + (self.begin[0] + first) * row,
+                self.offset + (self.begin[0] + first) * sequence,
                 self.dtype,
-                (rows, *self.shape[1:]),
+                (sequences, *self.shape[1:]),
                 (0, *self.begin[1:]),
-                (rows, *self.lengths[1:]),
+                (sequences, *self.lengths[1:]),
             )
-            yield part, target[first : first + rows]
+            yield part, target[first : first + sequences]
 
 
 def _find(reader: Any, item: Any, planner: Any) -> _Place | None:

@@ -1,4 +1,4 @@
-"""How the ranks of a group agree on each step: the leader publishes plans, speakers report what became of rows.
+"""Carry step plans from the group's leader to its ranks, and results from replica leaders back to it.
 
 Over ZeroMQ and not a collective, so that an idle group waits in a socket: no GPU spins and no collective times out.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import zmq
 
-from ...common.protocol import RUN_FOLDER_VARIABLE, Row, decode, encode, register
+from ...common.protocol import RUN_FOLDER_VARIABLE, SequenceRequest, decode, encode, register
 from ...common.sockets import Socket, new_socket
 from ..engines.text import Prompt
 from .topology import Group
@@ -20,42 +20,42 @@ from .topology import Group
 
 @register
 @dataclass(frozen=True)
-class Admission:
-    """A row that joins a replica. The prompt's text is there where the answer repeats it."""
+class NewSequence:
+    """A sequence that joins a replica. The prompt's text is there where the answer repeats it."""
 
     id: int
     replica: int
-    row: Row
+    sequence: SequenceRequest
     prompt: Prompt
 
 
 @register
 @dataclass(frozen=True)
-class Plan:
-    """What all ranks of a group do next: take rows in, end rows early, run one step."""
+class StepPlan:
+    """What all ranks of a group do next: take sequences in, end sequences early, run one step."""
 
-    admissions: list[Admission] = field(default_factory=list)
+    new_sequences: list[NewSequence] = field(default_factory=list)
     ending: list[int] = field(default_factory=list)
     step: bool = False
 
 
 @register
 @dataclass(frozen=True)
-class Ending:
-    """A row met a stop word: the leader has to end it on all ranks."""
+class EndSequence:
+    """A sequence met a stop word: the leader has to end it on all ranks."""
 
     id: int
 
 
 @register
 @dataclass(frozen=True)
-class Gone:
-    """A row ended before it ran; nobody waits for an answer."""
+class Dropped:
+    """A sequence ended before it ran; nobody waits for an answer."""
 
     id: int
 
 
-class Bus:
+class StepBroadcast:
     """This rank's end of the group's sockets; all of the group's ranks construct it at the same time."""
 
     def __init__(self, group: Group, rank: int):
@@ -84,14 +84,14 @@ class Bus:
             self.reports.connect(reports)
         self._alone = followers == 0
 
-    def publish(self, plan: Plan) -> None:
+    def publish(self, plan: StepPlan) -> None:
         """Leader only: tell the others what comes next."""
         if not self._alone:
             self._plans.send(encode(plan))
 
-    def receive(self) -> Plan:
+    def receive(self) -> StepPlan:
         """Followers only: wait for the next plan."""
-        plan: Plan = decode(self._plans.recv())
+        plan: StepPlan = decode(self._plans.recv())
         return plan
 
     def report(self, messages: list[Any]) -> None:
@@ -99,7 +99,7 @@ class Bus:
         self.reports.send(encode(messages))
 
     def read_reports(self) -> list[Any]:
-        """Leader only: return what speakers have reported since."""
+        """Leader only: return what replica leaders have reported since."""
         messages: list[Any] = []
         while not self._alone:
             try:

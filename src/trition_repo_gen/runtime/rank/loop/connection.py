@@ -13,7 +13,7 @@ _LINGER = 1000
 """Milliseconds."""
 
 
-class Uplink:
+class RankConnection:
     """Sends messages to the stub.
 
     Ranks of other nodes learn the stub's endpoint only when all ranks have met; until then messages are kept.

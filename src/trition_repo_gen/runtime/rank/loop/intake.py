@@ -9,7 +9,7 @@ from ...common.mailbox import Mailbox
 from ...common.protocol import Cancel, Generate, Ready, decode, encode
 from ...common.sockets import Socket
 from ..engines.text import Prompt, PromptError, TextCodec
-from .connection import Uplink
+from .connection import RankConnection
 
 Arrival = tuple[Generate, Prompt | PromptError] | Cancel
 
@@ -25,16 +25,16 @@ class Intake:
         ready: what the stub learns first; it sends requests from then on.
     """
 
-    def __init__(self, uplink: Uplink, codec: TextCodec, ready: Ready):
+    def __init__(self, connection: RankConnection, codec: TextCodec, ready: Ready):
         self._codec = codec
         self._arrivals: Mailbox[Arrival] = Mailbox()
         self._poller = zmq.Poller()
         self._poller.register(self._arrivals, zmq.POLLIN)
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
         self._fetching: set[int] = set()
-        """Rows that wait for pictures from another host; whoever removes one decides what becomes of it."""
+        """Sequences that wait for images from another host; whoever removes one decides what becomes of it."""
         self._lock = threading.Lock()
-        inbox = uplink.open_inbox()
+        inbox = connection.open_inbox()
         inbox.send(encode(ready))
         threading.Thread(target=self._receive_forever, args=(inbox,), name="intake", daemon=True).start()
 
@@ -58,7 +58,7 @@ class Intake:
                 self._take(message)
 
     def _take(self, message: Generate | Cancel) -> None:
-        if isinstance(message, Generate) and any(isinstance(image, str) for image in message.row.images):
+        if isinstance(message, Generate) and any(isinstance(image, str) for image in message.sequence.images):
             self._fetching.add(message.id)
             self._fetchers.submit(self._encode_later, message)
         elif isinstance(message, Generate):
@@ -67,7 +67,7 @@ class Intake:
             self._arrivals.put(message)
 
     def _encode_later(self, request: Generate) -> None:
-        """Encode a row on a thread that may wait for other hosts, while others pass it."""
+        """Encode a sequence on a thread that may wait for other hosts, while others pass it."""
         prompt = self._encode(request)
         if self._stop_fetching(request.id):
             self._arrivals.put((request, prompt))
@@ -80,7 +80,7 @@ class Intake:
 
     def _encode(self, request: Generate) -> Prompt | PromptError:
         try:
-            return self._codec.encode(request.row)
+            return self._codec.encode(request.sequence)
         except PromptError as error:
             return error
         except Exception as error:  # nobody else would answer the request, nor any after it

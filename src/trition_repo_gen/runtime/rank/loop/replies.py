@@ -1,66 +1,68 @@
 """From an engine's finished request to the answer that the client gets; kept by the rank that speaks for a replica."""
 
-from ...common.protocol import Answer, Deltas, Done, FinishReason, Refused, Row
+from ...common.protocol import Answer, Deltas, Done, FinishReason, Refused, SequenceRequest
 from ..engines.api import Finished, StepResult
 from ..engines.text import TextCodec, TextStream
-from .broadcast import Admission, Ending
+from .broadcast import EndSequence, NewSequence
 
 
-def is_watched(row: Row) -> bool:
-    """Whether the row's text matters at every step, and not only at its end."""
-    return row.stream or bool(row.stop_words)
+def is_watched(sequence: SequenceRequest) -> bool:
+    """Whether the sequence's text matters at every step, and not only at its end."""
+    return sequence.stream or bool(sequence.stop_words)
 
 
 class Replies:
-    """Follows the rows of one replica from admission to answer."""
+    """Follows the sequences of one replica from admission to answer."""
 
     def __init__(self, codec: TextCodec, eos_ids: list[int]):
         self._codec = codec
         self._eos_ids = frozenset(eos_ids)
-        self._rows: dict[int, _RowText] = {}
+        self._sequences: dict[int, _SequenceText] = {}
 
-    def add(self, admission: Admission) -> None:
-        """Follow a row."""
-        self._rows[admission.id] = _RowText(admission, self._codec)
+    def add(self, new_sequence: NewSequence) -> None:
+        """Follow a sequence."""
+        self._sequences[new_sequence.id] = _SequenceText(new_sequence, self._codec)
 
     def forget(self, request_id: int) -> None:
-        """A row that nobody waits for left without a result."""
-        self._rows.pop(request_id, None)
+        """A sequence that nobody waits for left without a result."""
+        self._sequences.pop(request_id, None)
 
-    def after_step(self, result: StepResult) -> "list[Deltas | Done | Refused | Ending]":
-        """Return what there is to tell: new text, rows that met a stop word and have to end, answers."""
-        messages: list[Deltas | Done | Refused | Ending] = []
+    def after_step(self, result: StepResult) -> "list[Deltas | Done | Refused | EndSequence]":
+        """Return what there is to tell: new text, sequences that met a stop word and have to end, answers."""
+        messages: list[Deltas | Done | Refused | EndSequence] = []
         deltas = []
         for request_id, tokens in result.tokens.items():
-            row = self._rows[request_id]
-            stopped = row.push(tokens)
+            sequence = self._sequences[request_id]
+            stopped = sequence.push(tokens)
             if request_id in result.finished:
                 continue
             if stopped:
-                messages.append(Ending(request_id))
-            if row.streams and (text := row.take_text()):
+                messages.append(EndSequence(request_id))
+            if sequence.streams and (text := sequence.take_text()):
                 deltas.append((request_id, text))
         if deltas:
             messages.insert(0, Deltas(deltas))
-        messages += [self._answer(self._rows.pop(id_), finished) for id_, finished in result.finished.items()]
+        messages += [self._answer(self._sequences.pop(id_), finished) for id_, finished in result.finished.items()]
         return messages
 
-    def _answer(self, row: "_RowText", finished: Finished) -> Done | Refused:
+    def _answer(self, sequence: "_SequenceText", finished: Finished) -> Done | Refused:
         if finished.failure is not None:
-            return Refused(row.id, "INTERNAL", finished.failure)
+            return Refused(sequence.id, "INTERNAL", finished.failure)
         ended = bool(finished.tokens) and finished.tokens[-1] in self._eos_ids
-        stopped = row.stopped_at is not None or ended or not finished.out_of_tokens
-        answer = row.answer(finished, "stop" if stopped else "length")
-        return Done(row.id, answer, row.rest_of(answer.text) if row.streams else "", finished.decode_seconds)
+        stopped = sequence.stopped_at is not None or ended or not finished.out_of_tokens
+        answer = sequence.answer(finished, "stop" if stopped else "length")
+        return Done(
+            sequence.id, answer, sequence.rest_of(answer.text) if sequence.streams else "", finished.decode_seconds
+        )
 
 
-class _RowText:
-    def __init__(self, admission: Admission, codec: TextCodec):
-        self.id = admission.id
-        self.streams = admission.row.stream
-        self._admission = admission
+class _SequenceText:
+    def __init__(self, new_sequence: NewSequence, codec: TextCodec):
+        self.id = new_sequence.id
+        self.streams = new_sequence.sequence.stream
+        self._new_sequence = new_sequence
         self._codec = codec
-        self._stream: TextStream | None = codec.stream() if is_watched(admission.row) else None
+        self._stream: TextStream | None = codec.stream() if is_watched(new_sequence.sequence) else None
         self._tokens = 0
         self.stopped_at: int | None = None
         """Characters of the answer before its first stop word."""
@@ -79,7 +81,7 @@ class _RowText:
             self._tokens += 1
             text = self._stream.text
             # Only what ends in the new piece can be new.
-            starts = [(word, max(0, before - len(word) + 1)) for word in self._admission.row.stop_words]
+            starts = [(word, max(0, before - len(word) + 1)) for word in self._new_sequence.sequence.stop_words]
             found = [at for word, start in starts if (at := text.find(word, start)) >= 0]
             if found:
                 self.stopped_at = min(found)
@@ -91,7 +93,7 @@ class _RowText:
         assert self._stream is not None
         text = self._stream.text
         certain = self.stopped_at if self.stopped_at is not None else len(text) - self._withheld(text)
-        text = self._admission.prompt.text + text[:certain]
+        text = self._new_sequence.prompt.text + text[:certain]
         new = text[self._told :]
         self._told = max(self._told, len(text))
         return new
@@ -103,7 +105,7 @@ class _RowText:
     def _withheld(self, text: str) -> int:
         """Return how many characters at the end may turn out to begin a stop word."""
         most = 0
-        for word in self._admission.row.stop_words:
+        for word in self._new_sequence.sequence.stop_words:
             at = text.find(word[0], max(0, len(text) - len(word) + 1))
             while at >= 0 and not word.startswith(text[at:]):
                 at = text.find(word[0], at + 1)
@@ -112,19 +114,19 @@ class _RowText:
         return most
 
     def answer(self, finished: Finished, reason: FinishReason) -> Answer:
-        row = self._admission.row
+        sequence = self._new_sequence.sequence
         tokens = finished.tokens[: self._kept_tokens]
         text = self._text(tokens)
-        prompt = finished.prompt_log_probs if row.echo else []
-        prompt_top = finished.prompt_top_logprobs if row.echo else []
+        prompt = finished.prompt_log_probs if sequence.echo else []
+        prompt_top = finished.prompt_top_logprobs if sequence.echo else []
         return Answer(
-            text=self._admission.prompt.text + text if row.echo else text,
+            text=self._new_sequence.prompt.text + text if sequence.echo else text,
             finish_reason=reason,
-            prompt_tokens=len(self._admission.prompt.tokens),
+            prompt_tokens=len(self._new_sequence.prompt.tokens),
             completion_tokens=len(tokens),
-            log_probs=prompt + finished.log_probs[: len(tokens)] if row.log_probs else [],
-            top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if row.top_logprobs else [],
-            tokens=self._spellings(tokens) if row.log_probs else [],
+            log_probs=prompt + finished.log_probs[: len(tokens)] if sequence.log_probs else [],
+            top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if sequence.top_logprobs else [],
+            tokens=self._spellings(tokens) if sequence.log_probs else [],
         )
 
     def _text(self, tokens: list[int]) -> str:
@@ -137,5 +139,5 @@ class _RowText:
         return text
 
     def _spellings(self, tokens: list[int]) -> list[str]:
-        prompt = self._admission.prompt.tokens if self._admission.row.echo else []
+        prompt = self._new_sequence.prompt.tokens if self._new_sequence.sequence.echo else []
         return [self._codec.spell(token) for token in [*prompt, *tokens]]

@@ -1,4 +1,4 @@
-"""The loop that every rank runs while it serves: agree on a plan, take rows in, step, report."""
+"""The loop that every rank runs while it serves: agree on a plan, take sequences in, step, report."""
 
 import time
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import NoReturn
 from ...common.protocol import Cancel, Deltas, Done, Refused, Usage
 from ..engines.api import Engine
 from ..engines.text import PromptError, TextCodec
-from .broadcast import Admission, Bus, Ending, Gone, Plan
-from .connection import Uplink
+from .broadcast import Dropped, EndSequence, NewSequence, StepBroadcast, StepPlan
+from .connection import RankConnection
 from .intake import Intake
 from .replies import Replies, is_watched
 from .topology import Group
@@ -18,24 +18,26 @@ _USAGE_SECONDS = 0.5
 
 
 class Leader:
-    """Decides what the group does next, from what the stub sent and what became of earlier rows."""
+    """Decides what the group does next, from what the stub sent and what became of earlier sequences."""
 
-    def __init__(self, group: Group, bus: Bus, uplink: Uplink, intake: Intake, engine: Engine):
-        self._bus = bus
-        self._uplink = uplink
+    def __init__(
+        self, group: Group, broadcast: StepBroadcast, connection: RankConnection, intake: Intake, engine: Engine
+    ):
+        self._bus = broadcast
+        self._uplink = connection
         self._engine = engine
         self._running: dict[int, int] = {}
-        """Unfinished rows and the replica of each."""
-        self._load = dict.fromkeys(group.speakers, 0)
+        """Unfinished sequences and the replica of each."""
+        self._load = dict.fromkeys(group.replica_leaders, 0)
         self._ending: list[int] = []
         self._usage_reported = 0.0
         self._intake = intake
         if len(group.ranks) > 1:
-            intake.also_wake_for(bus.reports)
+            intake.also_wake_for(broadcast.reports)
 
-    def next_plan(self) -> Plan:
-        """Return and publish the next plan; with no row anywhere, wait for one."""
-        admissions: list[Admission] = []
+    def next_plan(self) -> StepPlan:
+        """Return and publish the next plan; with no sequence anywhere, wait for one."""
+        new_sequences: list[NewSequence] = []
         idle = not (self._running or self._ending)
         self._report_usage(always=idle)
         arrivals = self._intake.collect(wait=idle)
@@ -47,19 +49,19 @@ class Leader:
             request, prompt = arrival
             if isinstance(prompt, PromptError):
                 self._uplink.send(Refused(request.id, "INVALID_ARG", str(prompt)))
-            elif sentence := self._engine.why_impossible(prompt, request.row):
+            elif sentence := self._engine.why_impossible(prompt, request.sequence):
                 self._uplink.send(Refused(request.id, "INVALID_ARG", sentence))
             else:
                 replica = min(self._load, key=lambda index: self._load[index])
                 self._running[request.id] = replica
                 self._load[replica] += 1
-                row = replace(request.row, prompt="", images=[])  # they are in `prompt` now
-                text = prompt.text if row.echo else ""
-                admissions.append(Admission(request.id, replica, row, replace(prompt, text=text)))
+                sequence = replace(request.sequence, prompt="", images=[])  # they are in `prompt` now
+                text = prompt.text if sequence.echo else ""
+                new_sequences.append(NewSequence(request.id, replica, sequence, replace(prompt, text=text)))
         ending = [request_id for request_id in self._ending if request_id in self._running]
         self._ending = []
-        plan = Plan(admissions, ending, step=bool(self._running))
-        if plan.admissions or plan.ending or plan.step:
+        plan = StepPlan(new_sequences, ending, step=bool(self._running))
+        if plan.new_sequences or plan.ending or plan.step:
             self._bus.publish(plan)
         return plan
 
@@ -68,14 +70,14 @@ class Leader:
             self._usage_reported = time.monotonic()
             self._uplink.send(Usage(self._engine.kv_cache_usage))
 
-    def settle(self, reports: "Sequence[Deltas | Done | Refused | Ending | Gone]") -> None:
-        """Take note of rows' ends, or of their wishes to end, and tell the stub."""
+    def settle(self, reports: "Sequence[Deltas | Done | Refused | EndSequence | Dropped]") -> None:
+        """Take note of sequences' ends, or of their wishes to end, and tell the stub."""
         for report in reports:
-            if isinstance(report, Ending):
+            if isinstance(report, EndSequence):
                 self._ending.append(report.id)
             elif not isinstance(report, Deltas):
                 self._load[self._running.pop(report.id)] -= 1
-        if news := [report for report in reports if not isinstance(report, Ending | Gone)]:
+        if news := [report for report in reports if not isinstance(report, EndSequence | Dropped)]:
             self._uplink.send(news)
 
 
@@ -84,32 +86,34 @@ async def serve(
     replica: int,
     rank: int,
     *,
-    bus: Bus,
-    uplink: Uplink,
+    broadcast: StepBroadcast,
+    connection: RankConnection,
     intake: Intake | None,
     codec: TextCodec,
     engine: Engine,
     eos_ids: list[int],
 ) -> NoReturn:
     """Serve until the process is ended. `intake` is the leader's."""
-    leader = Leader(group, bus, uplink, intake, engine) if intake is not None else None
-    replies = Replies(codec, eos_ids) if rank == group.speakers.get(replica) else None
-    report = leader.settle if leader is not None else bus.report
+    leader = Leader(group, broadcast, connection, intake, engine) if intake is not None else None
+    replies = Replies(codec, eos_ids) if rank == group.replica_leaders.get(replica) else None
+    report = leader.settle if leader is not None else broadcast.report
     while True:
-        plan = leader.next_plan() if leader is not None else bus.receive()
-        for admission in plan.admissions:
-            if admission.replica == replica:
-                engine.add(admission.id, admission.row, admission.prompt, watch=is_watched(admission.row))
+        plan = leader.next_plan() if leader is not None else broadcast.receive()
+        for new_sequence in plan.new_sequences:
+            if new_sequence.replica == replica:
+                engine.add(
+                    new_sequence.id, new_sequence.sequence, new_sequence.prompt, watch=is_watched(new_sequence.sequence)
+                )
                 if replies is not None:
-                    replies.add(admission)
+                    replies.add(new_sequence)
         for request_id in plan.ending:
             if engine.finish(request_id) and replies is not None:
                 replies.forget(request_id)
-                report([Gone(request_id)])
+                report([Dropped(request_id)])
         if not plan.step:
             continue
         if not engine.has_work:
-            if len(group.speakers) > 1:  # replicas that share experts: the others' tokens may need this rank's
+            if len(group.replica_leaders) > 1:  # replicas that share experts: the others' tokens may need this rank's
                 engine.dummy_step()
             continue
         result = await engine.step()

@@ -15,7 +15,7 @@ class Membership:
     """Ranks that it exchanges tensors with in a forward pass."""
     replica: int
     """The data-parallel index: which copy of the dense layers it belongs to."""
-    speaks: bool
+    leads_replica: bool
     """Whether it is the first rank of its replica in every other dimension."""
 
 
@@ -29,14 +29,14 @@ class Group:
 
     index: int
     ranks: tuple[int, ...]
-    speakers: dict[int, int]
+    replica_leaders: dict[int, int]
     """Replica → the rank that reports its results."""
     one_node: bool
 
     @property
     def leader(self) -> int:
         """The rank that takes the group's requests and decides what each step does."""
-        return self.speakers[min(self.speakers)]
+        return self.replica_leaders[min(self.replica_leaders)]
 
 
 def find_groups(memberships: Iterable[Membership]) -> list[Group]:
@@ -55,7 +55,7 @@ def find_groups(memberships: Iterable[Membership]) -> list[Group]:
             Group(
                 index=len(groups),
                 ranks=tuple(sorted(reached)),
-                speakers={members[r].replica: r for r in sorted(reached) if members[r].speaks},
+                replica_leaders={members[r].replica: r for r in sorted(reached) if members[r].leads_replica},
                 one_node=len({members[r].node for r in reached}) == 1,
             )
         )
@@ -84,7 +84,7 @@ def discover() -> tuple[Group, int, int]:
         node=os.environ["GROUP_RANK"],
         peers=frozenset(peer for group in exchanging for peer in dist.get_process_group_ranks(group)),
         replica=mpu.get_data_parallel_rank(),
-        speaks=(
+        leads_replica=(
             mpu.get_tensor_model_parallel_rank() == 0
             and mpu.get_pipeline_model_parallel_rank() == 0
             and mpu.get_context_parallel_rank() == 0

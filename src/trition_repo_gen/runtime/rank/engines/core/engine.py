@@ -1,4 +1,4 @@
-"""Megatron Core's `DynamicInferenceEngine` on one rank: rows in, one step at a time, finished rows out."""
+"""Megatron Core's `DynamicInferenceEngine` on one rank: sequences in, one step at a time, finished sequences out."""
 
 import copy
 import functools
@@ -17,7 +17,7 @@ from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
 from megatron.core.transformer.module import Float16Module
 
-from ....common.protocol import Row
+from ....common.protocol import SequenceRequest
 from ....common.settings import Settings, is_on
 from ..api import Finished, StepResult, why_impossible
 from ..kv_size import kv_cache_gib
@@ -25,7 +25,7 @@ from ..memory import ModelSizes, tokens_per_step
 from ..text import Prompt, TextCodec
 from .joining import Joining
 from .loaded import LoadedModel, kv_block_size
-from .sampling import RowSampling
+from .sampling import CoreSampling
 
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
@@ -43,15 +43,15 @@ class RankEngine:
         self._eos = loaded.eos_ids[0] if loaded.eos_ids else -1
         self._more_eos = loaded.eos_ids[1:]
         self._device = next(loaded.model.parameters()).device
-        self._sampling = RowSampling(loaded.vocab_size, loaded.eos_ids)
+        self._sampling = CoreSampling(loaded.vocab_size, loaded.eos_ids)
         self._watched: dict[int, int] = {}
-        """Rows whose tokens are wanted at every step, with how many were given out."""
+        """Sequences whose tokens are wanted at every step, with how many were given out."""
         self._tokenless: set[int] = set()
-        """Rows that have no token yet."""
+        """Sequences that have no token yet."""
         self._first_token: dict[int, float] = {}
-        """When each row had its first, on the monotonic clock."""
+        """When each sequence had its first, on the monotonic clock."""
         self._ending: set[int] = set()
-        """Rows that are to end as soon as they may."""
+        """Sequences that are to end as soon as they may."""
 
         max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
         sizes = ModelSizes.of(config, loaded.vocab_size)
@@ -72,7 +72,7 @@ class RankEngine:
             ),
         )
         if not config.sequence_parallel:
-            _record_few_rows(self._context, settings.tensor_parallel_size)
+            _record_few_sequences(self._context, settings.tensor_parallel_size)
         _record_long_steps(self._context, settings.tensor_parallel_size)
         controller = TextGenerationController(
             GPTInferenceWrapper(_keep_precision(loaded.model), self._context), _EngineTokenizer(codec)
@@ -88,12 +88,12 @@ class RankEngine:
         # nothing that was recorded reads it (megatron-core 0.19.2, text_generation_controller.py:319 and :857).
         assert controller._enable_cuda_graph is (config.cuda_graph_impl == "local")
         controller._enable_cuda_graph, controller._all_logits_cuda = False, None
-        # The engine would refuse rows that ask for their prompt's log-probabilities; `step` has them computed.
+        # The engine would refuse sequences that ask for their prompt's log-probabilities; `step` has them computed.
         self._engine.materialize_only_last_token_logits = False
 
     @property
     def slots(self) -> int:
-        """Rows that run at the same time: each has at least one block of the KV cache."""
+        """Sequences that run at the same time: each has at least one block of the KV cache."""
         return int(min(self._context.max_requests, self._blocks))
 
     @property
@@ -108,30 +108,30 @@ class RankEngine:
 
     @property
     def has_work(self) -> bool:
-        """Whether any row is running or waiting here."""
+        """Whether any sequence is running or waiting here."""
         return bool(self._engine.requests)
 
-    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
+    def why_impossible(self, prompt: Prompt, sequence: SequenceRequest) -> str | None:
         """See `Engine.why_impossible`."""
         return why_impossible(
             prompt.tokens,
-            row,
+            sequence,
             max_sequence_length=self.max_sequence_length,
             vocab_size=self.vocab_size,
             room=self._blocks * int(self._context.block_size_tokens),
         )
 
-    def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
+    def add(self, request_id: int, sequence: SequenceRequest, prompt: Prompt, *, watch: bool) -> None:
         """See `Engine.add`."""
         tokens = prompt.tokens
-        self._sampling.add(request_id, row, tokens, self._device)
-        sampling = _Wishes(
+        self._sampling.add(request_id, sequence, tokens, self._device)
+        sampling = _ShallowSamplingParams(
             top_k=1,  # the parameters that count are the sampler's own
-            num_tokens_to_generate=min(row.max_length, self.max_sequence_length - len(tokens)),
+            num_tokens_to_generate=min(sequence.max_length, self.max_sequence_length - len(tokens)),
             termination_id=self._eos,
-            return_log_probs=row.log_probs or row.top_logprobs > 0,
-            skip_prompt_log_probs=not _wants_prompt_log_probs(row),
-            top_n_logprobs=row.top_logprobs,
+            return_log_probs=sequence.log_probs or sequence.top_logprobs > 0,
+            skip_prompt_log_probs=not _wants_prompt_log_probs(sequence),
+            top_n_logprobs=sequence.top_logprobs,
         )
         # The engine's own `add_request` copies tokens to the GPU, and its context copies them back to where it keeps
         # them: with both the host waits for the step that the GPU is at (megatron-core 0.19.2, dynamic_engine.py:1200).
@@ -142,7 +142,7 @@ class RankEngine:
             block_size_tokens=self._context.block_size_tokens,
             enable_prefix_caching=self._context.enable_prefix_caching,
         )
-        if _wants_prompt_log_probs(row):
+        if _wants_prompt_log_probs(sequence):
             # They are computed from the whole prompt: it must not begin with another's blocks, nor lend its own.
             request.precomputed_block_hashes = []
             self._sampling.remember_prompt(request_id, tokens)
@@ -167,8 +167,8 @@ class RankEngine:
 
     async def step(self) -> StepResult:
         """See `Engine.step`."""
-        self._prepare_waiting_rows()
-        self._end_rows()
+        self._prepare_waiting_sequences()
+        self._end_sequences()
         self._make_room()
         data = await self._engine.async_step()
         now = time.monotonic()
@@ -194,7 +194,7 @@ class RankEngine:
         return result
 
     def dummy_step(self) -> None:
-        """Take part in the expert-parallel exchanges of a step in which this replica has no row."""
+        """Take part in the expert-parallel exchanges of a step in which this replica has no sequence."""
         self._engine.controller.dummy_forward()
 
     @property
@@ -204,27 +204,27 @@ class RankEngine:
 
     @property
     def _cached_blocks(self) -> int:
-        """Blocks that no row has, kept for prompts that begin alike."""
+        """Blocks that no sequence has, kept for prompts that begin alike."""
         blocks = self._context.kv_block_allocator
         return int(blocks.get_evictable_block_count()) if blocks.enable_prefix_caching else 0
 
-    def _prepare_waiting_rows(self) -> None:
-        """Tell the engine which further tokens end a row; it forgets that of rows that it evicts."""
+    def _prepare_waiting_sequences(self) -> None:
+        """Tell the engine which further tokens end a sequence; it forgets that of sequences that it evicts."""
         if self._more_eos:
             for request_id in self._engine.waiting_request_ids:
                 self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
 
-    def _end_rows(self) -> None:
+    def _end_sequences(self) -> None:
         """End what is to end, but for a prompt amid its chunks, of which the engine would forget the wish."""
         ready = self._ending - {self._context.chunked_prefill_request_id}
         self._engine.stop_word_finished_request_ids |= ready
         self._ending -= ready
 
     def _make_room(self) -> None:
-        """Let a cached block go for every running row that may need one in this step.
+        """Let a cached block go for every running sequence that may need one in this step.
 
-        The engine lets them go for new rows, but evicts a running row that needs a block rather than a cached block
-        (megatron-core 0.19.2, dynamic_context.py, `resume_paused_requests` counts `total_avail` only).
+        The engine lets them go for new sequences, but evicts a running sequence that needs a block rather than a cached
+        block (megatron-core 0.19.2, dynamic_context.py, `resume_paused_requests` counts `total_avail` only).
         """
         blocks = self._context.kv_block_allocator
         missing = int(self._context.total_request_count) - int(blocks.total_avail)
@@ -238,7 +238,7 @@ class RankEngine:
 
 
 def _merged(record: DynamicInferenceRequestRecord) -> DynamicInferenceRequest:
-    """Return the row as a whole, which the engine may have evicted and taken in again."""
+    """Return the sequence as a whole, which the engine may have evicted and taken in again."""
     if len(record.requests) == 1:
         return record.requests[0]
     for part in record.requests:
@@ -252,7 +252,7 @@ def _finished(request: DynamicInferenceRequest, decode_seconds: float) -> Finish
     tokens = request.generated_tokens
     return Finished(
         tokens=tokens,
-        # Ends other than the first are the engine's stop words, which it cuts off: such a row is shorter.
+        # Ends other than the first are the engine's stop words, which it cuts off: such a sequence is shorter.
         out_of_tokens=len(tokens) >= request.sampling_params.num_tokens_to_generate,
         decode_seconds=decode_seconds,
         log_probs=request.generated_log_probs or [],
@@ -271,12 +271,12 @@ def _failure(request: DynamicInferenceRequest) -> str | None:
     return "; ".join(reasons) or "The engine refused the request."
 
 
-def _wants_prompt_log_probs(row: Row) -> bool:
-    return row.echo and (row.log_probs or row.top_logprobs > 0)
+def _wants_prompt_log_probs(sequence: SequenceRequest) -> bool:
+    return sequence.echo and (sequence.log_probs or sequence.top_logprobs > 0)
 
 
-class _Wishes(SamplingParams):  # type: ignore[misc]
-    """Numbers only. Megatron Core copies them for every row, deeply, which took half of the time to add one."""
+class _ShallowSamplingParams(SamplingParams):  # type: ignore[misc]
+    """Numbers only. Megatron Core copies them for every sequence, deeply, which took half of the time to add one."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy.copy(self)
@@ -295,36 +295,36 @@ class _EngineTokenizer:
         return "".join(self._codec.spell(token) for token in tokens)
 
 
-def _record_few_rows(context: DynamicInferenceContext, ranks: int) -> None:
-    """Have decoding steps of fewer rows than there are tensor-parallel ranks recorded as well.
+def _record_few_sequences(context: DynamicInferenceContext, ranks: int) -> None:
+    """Have decoding steps of fewer sequences than there are tensor-parallel ranks recorded as well.
 
     Megatron Core rounds the number up (megatron-core 0.19.2, core/inference/batch_dimensions_utils.py), which only
-    sequence parallelism needs: one row would be computed as two.
+    sequence parallelism needs: one sequence would be computed as two.
     """
     recorded = context.cuda_graph_batch_dimensions_list
     fewer = [1 << power for power in reversed(range((ranks - 1).bit_length()))]
-    missing = [InferenceBatchDimensions(rows, 0, rows) for rows in fewer]
+    missing = [InferenceBatchDimensions(sequences, 0, sequences) for sequences in fewer]
     if recorded:  # the largest come first
         recorded += [dimensions for dimensions in missing if dimensions not in recorded]
 
 
 def _record_long_steps(context: DynamicInferenceContext, ranks: int) -> None:
-    """Have steps with prompts of more tokens recorded, each once: rows that read a prompt may decode as well.
+    """Have steps with prompts of more tokens recorded, each once: sequences that read a prompt may decode as well.
 
-    Sequence parallelism cuts a step's tokens into as many parts as there are ranks. Steps that are longer than all rows
-    together are not recorded: their positions would lie beyond the tables.
+    Sequence parallelism cuts a step's tokens into as many parts as there are ranks. Steps that are longer than all
+    sequences together are not recorded: their positions would lie beyond the tables.
     """
     recorded = context.cuda_graph_batch_dimensions_list
-    rows = context.max_requests
+    sequences = context.max_requests
     if recorded and context.use_cuda_graphs_for_non_decode_steps:
         sizes = [tokens for tokens in reversed(_LONG_STEPS) if tokens <= context.max_tokens and tokens % ranks == 0]
-        steps = [InferenceBatchDimensions(tokens, rows, 0) for tokens in sizes]
-        valid = [step for step in steps if step.is_valid(rows, context.max_sequence_length, 0)]
+        steps = [InferenceBatchDimensions(tokens, sequences, 0) for tokens in sizes]
+        valid = [step for step in steps if step.is_valid(sequences, context.max_sequence_length, 0)]
         recorded[:0] = [step for step in valid if step not in recorded]
 
 
 def _keep_precision(model: torch.nn.Module) -> torch.nn.Module:
-    """Keep the model from returning float32: of 256 rows that takes a large vocabulary longer than choosing tokens."""
+    """Return logits in the model's own dtype: for 256 sequences the copy to float32 takes longer than sampling."""
     if isinstance(model, Float16Module):
         model.forward = functools.partial(model.forward, fp32_output=False)
     return model

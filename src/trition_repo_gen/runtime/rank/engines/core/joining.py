@@ -1,4 +1,4 @@
-"""Which waiting rows join a step of Megatron Core's engine, and how they get there."""
+"""Which waiting sequences join a step of Megatron Core's engine, and how they get there."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from megatron.core.inference.inference_request import DynamicInferenceRequest
 
 
 class Joining:
-    """Decides which waiting rows join the engine's next forward pass, and lets them in."""
+    """Decides which waiting sequences join the engine's next forward pass, and lets them in."""
 
     def __init__(self, engine: DynamicInferenceEngine):
         self._engine = engine
@@ -22,9 +22,9 @@ class Joining:
             self._engine.schedule_non_chunked_prefill = self._let_in
 
     def _schedule(self) -> None:
-        """Let waiting rows into the next forward pass; no logits of an earlier one are waiting to be read.
+        """Let waiting sequences into the next forward pass; no logits of an earlier one are waiting to be read.
 
-        A row that wants its prompt's log-probabilities joins without others: logits of all tokens of the pass are
+        A sequence that wants its prompt's log-probabilities joins without others: logits of all tokens of the pass are
         computed then, and a vocabulary's worth of numbers for each of 16,384 tokens is more than a GPU has left.
         """
         waiting = self._engine.waiting_request_ids
@@ -40,15 +40,15 @@ class Joining:
         return not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
 
     def _let_in(self) -> None:
-        """Let in as many waiting rows as there is room for, in their order."""
+        """Let in as many waiting sequences as there is room for, in their order."""
         context, waiting = self._context, self._engine.waiting_request_ids
         if context.paused_request_count:
             return
-        rows = context.max_requests - context.total_request_count
+        sequences = context.max_requests - context.total_request_count
         tokens = context.max_tokens - context.active_token_count
         blocks = context.kv_block_allocator.total_avail
         joining: list[DynamicInferenceRequest] = []
-        while waiting and len(joining) < rows:
+        while waiting and len(joining) < sequences:
             request = self._engine.get_request(waiting[0])
             tokens -= request.remaining_prompt_length
             blocks -= -(-request.remaining_prompt_length // context.block_size_tokens)
@@ -66,7 +66,7 @@ class Joining:
 def let_in(context: DynamicInferenceContext, requests: Sequence[DynamicInferenceRequest]) -> None:
     """Do what the context's `add_request` does for each, with a tensor operation for all where it has 25 for each.
 
-    The context itself does so for rows that warm it up, which have no blocks of the cache.
+    The context itself does so for sequences that warm it up, which have no blocks of the cache.
 
     Args:
         context: without prefix caching, not of a hybrid model, with room for all.
@@ -74,11 +74,11 @@ def let_in(context: DynamicInferenceContext, requests: Sequence[DynamicInference
     """
     first, first_token = context.total_request_count, context.active_token_count
     context.add_dummy_requests_parallel(requests)
-    rows, tokens = slice(first, context.total_request_count), slice(first_token, context.active_token_count)
+    sequences, tokens = slice(first, context.total_request_count), slice(first_token, context.active_token_count)
     context.lifetime_prefill_token_count += context.active_token_count - first_token
-    counts, table = context.request_kv_block_counts[rows], context.request_to_kv_block_ids[rows]
+    counts, table = context.request_kv_block_counts[sequences], context.request_to_kv_block_ids[sequences]
     table[table != -1] = context.kv_block_allocator.allocate_memory_blocks(int(counts.sum()))
-    context.request_last_kv_block_id[rows] = table.gather(1, counts.long().unsqueeze(1) - 1).squeeze(1)
+    context.request_last_kv_block_id[sequences] = table.gather(1, counts.long().unsqueeze(1) - 1).squeeze(1)
     block_of_token = context.token_to_position_in_request[tokens] // context.block_size_tokens
     context.token_to_block_idx[tokens] = context.request_to_kv_block_ids[
         context.token_to_request_idx[tokens], block_of_token

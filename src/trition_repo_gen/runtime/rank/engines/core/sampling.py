@@ -1,4 +1,4 @@
-"""The row sampler as a sampling backend of Megatron Core's engine, in place of its batch-wide random stream."""
+"""The sequence sampler as a sampling backend of Megatron Core's engine, in place of its batch-wide random stream."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from megatron.core.inference.sampling import Sampling
 from torch import Tensor
 
-from ..sampling import RowSampler
+from ..sampling import Sampler
 
 
-class RowSampling(RowSampler, Sampling):  # type: ignore[misc]
-    """A sampling backend for `TextGenerationController`; see `RowSampler`."""
+class CoreSampling(Sampler, Sampling):  # type: ignore[misc]
+    """A sampling backend for `TextGenerationController`; see `Sampler`."""
 
     def __init__(self, vocab_size: int, eos_ids: Sequence[int] = ()):
-        RowSampler.__init__(self, vocab_size, eos_ids)
+        Sampler.__init__(self, vocab_size, eos_ids)
         self._prompts: dict[int, list[int]] = {}
-        """Of rows whose prompts' log-probabilities are wanted."""
+        """Of sequences whose prompts' log-probabilities are wanted."""
 
     def remember_prompt(self, request_id: int, tokens: Sequence[int]) -> None:
         """The log-probabilities of these tokens will be wanted, which the engine reads off what was sampled."""
@@ -63,7 +63,7 @@ class RowSampling(RowSampler, Sampling):  # type: ignore[misc]
         if unfinished in self._prompts and unfinished in request_ids:
             index = request_ids.index(unfinished)
             position = int((context.request_kv_length_offsets + context.request_query_lengths)[first + index])
-            # A row that was evicted comes back with its answer as part of the prompt, where nobody asks any more.
+            # A sequence that was evicted comes back with its answer as part of the prompt, where nobody asks any more.
             if position < len(self._prompts[unfinished]):
                 tokens[index] = self._prompts[unfinished][position]
         if output is None:

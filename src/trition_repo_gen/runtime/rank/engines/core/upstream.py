@@ -72,10 +72,10 @@ def fa4_without_split_kv() -> bool:
 
 
 def metadata_after_async_step() -> None:
-    """Keep every row's wishes with the row when asynchronous scheduling closes the gaps that finished rows leave.
+    """Move every sequence's metadata when asynchronous scheduling closes the gaps that finished sequences leave.
 
-    megatron-core 0.19.2, text_generation_controller.py:1999, moves temperature, top-k and top-p of the running rows and
-    forgets their log-probability flags, which the next step that admits rows reads.
+    megatron-core 0.19.2, text_generation_controller.py:1999, moves temperature, top-k and top-p of the running
+    sequences and forgets their log-probability flags, which the next step that admits sequences reads.
     """
     from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
 

@@ -1,1 +1,1 @@
-"""Models that read pictures: an engine of our own, since Megatron Core's takes text alone."""
+"""Models that take images: an engine of our own, since Megatron Core's takes text alone."""

@@ -19,7 +19,7 @@ from .kv_cache import KVCache
 
 @dataclass(frozen=True)
 class Span:
-    """A row's part in a step: its tokens from `start` to `stop`, where `start` are cached already."""
+    """A sequence's part in a step: its tokens from `start` to `stop`, where `start` are cached already."""
 
     request_id: int
     start: int
@@ -33,8 +33,8 @@ class Batch:
     """Which token of a step is whose, for all layers alike.
 
     Args:
-        spans: rows in the order of their tokens; one that begins at 0 is a prompt, any other is one token.
-        cache: where the rows' keys and values lie.
+        spans: sequences in the order of their tokens; one that begins at 0 is a prompt, any other is one token.
+        cache: where the sequences' keys and values lie.
         device: of the model.
     """
 
@@ -62,18 +62,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Rows with one token each, of similar lengths: copies of their keys and values are padded to the longest."""
+    """Sequences with one token each, of similar lengths: copies of their keys and values are padded to the longest."""
 
     tokens: Tensor
-    """int64[rows]: which of the step's."""
+    """int64[sequences]: which of the step's."""
     read: Tensor
-    """int64[rows, longest]: what each row attends to, then anything."""
+    """int64[sequences, longest]: what each sequence attends to, then anything."""
     visible: Tensor
-    """bool[rows, 1, 1, longest]"""
+    """bool[sequences, 1, 1, longest]"""
 
     @classmethod
     def of(cls, spans: Sequence[Span], tokens: Tensor, cache: KVCache, device: torch.device) -> Self:
-        """Find where the rows' keys are."""
+        """Find where the sequences' keys are."""
         longest = max(span.stop for span in spans)
         read = torch.zeros(len(spans), longest, dtype=torch.int64)
         for index, span in enumerate(spans):
@@ -101,7 +101,7 @@ class CachedAttention(torch.nn.Module):  # type: ignore[misc]
         """What the next call is about."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Attend, causally and each row to itself alone.
+        """Attend, causally and each sequence to itself alone.
 
         Args:
             query: (tokens, 1, heads, head size)
@@ -119,8 +119,10 @@ class CachedAttention(torch.nn.Module):  # type: ignore[misc]
         out = torch.empty_like(q)
         for prompt in batch.prompts:
             out[prompt] = self._within(q[prompt], k[prompt], v[prompt])
-        for rows in batch.decoding:
-            out[rows.tokens] = self._to_cached(q[rows.tokens], keys[rows.read], values[rows.read], rows.visible)
+        for sequences in batch.decoding:
+            out[sequences.tokens] = self._to_cached(
+                q[sequences.tokens], keys[sequences.read], values[sequences.read], sequences.visible
+            )
         return out.flatten(1).unsqueeze(1)
 
     def _within(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -130,10 +132,17 @@ class CachedAttention(torch.nn.Module):  # type: ignore[misc]
         return out[0].transpose(0, 1)
 
     def _to_cached(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-        """Let each row's newest token attend to the row: (rows, heads, size), twice (rows, longest, KV heads, size)."""
-        rows, heads, size = q.shape
+        """Attend from each newest token to its sequence.
+
+        Args:
+            q: (sequences, heads, size)
+            k: (sequences, longest, KV heads, size)
+            v: as `k`.
+            visible: bool (sequences, 1, 1, longest)
+        """
+        sequences, heads, size = q.shape
         # The query heads that share a KV head stand where a sequence of queries would: no head is repeated.
-        grouped = q.view(rows, k.shape[2], heads // k.shape[2], size)
+        grouped = q.view(sequences, k.shape[2], heads // k.shape[2], size)
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=visible, scale=self._scale)
-        return out.reshape(rows, heads, size)
+        return out.reshape(sequences, heads, size)

@@ -1,4 +1,4 @@
-"""Prompts with pictures become tokens and patches, by the model's own processor and chat template."""
+"""Prompts with images become tokens and patches, by the model's own processor and chat template."""
 
 import json
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from typing import Any
 from PIL import Image
 
 from ....common.image_urls import ImageUrlError
-from ....common.protocol import Row
-from ..text import Pictures, Prompt, PromptError, TextCodec, messages_of
+from ....common.protocol import SequenceRequest
+from ..text import Images, Prompt, PromptError, TextCodec, messages_of
 from .decode import open_image
 from .positions import positions_of
 
 
-class PictureCodec(TextCodec):
-    """A `TextCodec` for rows with pictures.
+class MultimodalCodec(TextCodec):
+    """A `TextCodec` for sequences with images.
 
     Args:
-        processor: a processor of `transformers`, for one family of models that mark a picture by a token of its own.
-        max_pixels: a picture's pixels that are not refused.
+        processor: a processor of `transformers`, for one family of models that mark a image by a token of its own.
+        max_pixels: a image's pixels that are not refused.
         fetch: returns the bytes behind a URL, or raises `ImageUrlError`.
     """
 
@@ -31,29 +31,29 @@ class PictureCodec(TextCodec):
         self._mark: str = processor.image_token
         self._image_token = int(processor.tokenizer.convert_tokens_to_ids(self._mark))
 
-    def encode(self, row: Row) -> Prompt:
-        """Return the row's prompt and its pictures' patches.
+    def encode(self, sequence: SequenceRequest) -> Prompt:
+        """Return the sequence's prompt and its images' patches.
 
-        A plain prompt that marks its pictures is taken as it is; one without marks becomes a user's message.
+        A plain prompt that marks its images is taken as it is; one without marks becomes a user's message.
 
         Raises:
-            PromptError: a picture cannot be read, or prompt and pictures do not belong together.
+            PromptError: a image cannot be read, or prompt and images do not belong together.
         """
-        images = [self._open(image) for image in row.images]
-        if row.chat:
-            text = self._render(_with_pictures(messages_of(row.prompt), len(images)))
-        elif images and self._mark not in row.prompt:
-            text = self._render(_with_pictures([{"role": "user", "content": row.prompt}], len(images)))
+        images = [self._open(image) for image in sequence.images]
+        if sequence.chat:
+            text = self._render(_with_images(messages_of(sequence.prompt), len(images)))
+        elif images and self._mark not in sequence.prompt:
+            text = self._render(_with_images([{"role": "user", "content": sequence.prompt}], len(images)))
         else:
-            text = row.prompt
+            text = sequence.prompt
         marks = text.count(self._mark)
         if marks != len(images):
             raise PromptError(
-                f"The prompt has {marks} places for pictures ({self._mark}), and images has {len(images)}; "
+                f"The prompt has {marks} places for images ({self._mark}), and images has {len(images)}; "
                 "send as many of one as of the other."
             )
         if not images:
-            return super().encode(replace(row, prompt=text, chat=False))
+            return super().encode(replace(sequence, prompt=text, chat=False))
         return self._process(text, images)
 
     def _open(self, image: bytes | str) -> Image.Image:
@@ -66,7 +66,7 @@ class PictureCodec(TextCodec):
     def _render(self, messages: list[dict[str, Any]]) -> str:
         """Apply the chat template; `transformers` does so in Jinja's immutable sandbox."""
         if not self._processor.chat_template:
-            raise PromptError("This model has no chat template; send plain text that marks its pictures.")
+            raise PromptError("This model has no chat template; send plain text that marks its images.")
         try:
             text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # whatever the checkpoint's template raises
@@ -76,20 +76,20 @@ class PictureCodec(TextCodec):
     def _process(self, text: str, images: list[Image.Image]) -> Prompt:
         try:
             features = self._processor(text=[text], images=images, return_tensors="pt")
-        except ValueError as error:  # such as a picture two hundred times as long as wide
-            raise PromptError(f"The model's processor refuses these pictures: {error}.") from None
+        except ValueError as error:  # such as a image two hundred times as long as wide
+            raise PromptError(f"The model's processor refuses these images: {error}.") from None
         tokens, grids = features["input_ids"][0].tolist(), features["image_grid_thw"].tolist()
         try:
             # Processors of transformers 4 take the text <|placeholder|> for places of their own.
             positions_of(tokens, grids, self._image_token, self._processor.image_processor.merge_size)
         except ValueError as error:
-            raise PromptError(f"Prompt and pictures do not belong together: {error}.") from None
+            raise PromptError(f"Prompt and images do not belong together: {error}.") from None
         patches = features["pixel_values"].float().contiguous().numpy()
-        return Prompt(text, tokens, Pictures(patches.tobytes(), patches.shape[1], grids))
+        return Prompt(text, tokens, Images(patches.tobytes(), patches.shape[1], grids))
 
 
-def _with_pictures(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return messages whose parts name every picture: those that name none get them before the last user's text."""
+def _with_images(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return messages whose parts name every image: those that name none get them before the last user's text."""
     parted = [
         message | {"content": _parts(message.get("content"))} if message.get("content") is not None else message
         for message in messages
@@ -111,5 +111,5 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     unknown = next((part for part in content if part.get("type") not in ("text", "image", "image_url")), None)
     if unknown is not None:
         raise PromptError(f"A message has a part {json.dumps(unknown)[:80]}; a part's type is text or image.")
-    # Where the picture comes from says the tensor `images`, never the message.
+    # Where the image comes from says the tensor `images`, never the message.
     return [part if part["type"] == "text" else {"type": "image"} for part in content]

@@ -1,8 +1,8 @@
-"""The engine for models that read pictures: rows join and leave at any step, with keys and values in a paged cache.
+"""The engine for models that take images: sequences join and leave at any step, with keys and values in a paged cache.
 
 Megatron Core's engine embeds tokens itself and knows one position a token, so such models cannot run in it. A step here
-is one forward pass over all running rows, packed behind one another: whole prompts of rows that join, one token of each
-other row. Layers work on tokens alone; only attention has to know whose they are (`attention.py`).
+is one forward pass over all running sequences, packed behind one another: whole prompts of sequences that join, one
+token of each other sequence. Layers work on tokens alone; only attention has to know whose they are (`attention.py`).
 """
 
 import asyncio
@@ -15,26 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....common.protocol import Row
+from ....common.protocol import SequenceRequest
 from ....common.settings import Settings
 from ..api import StepResult, why_impossible
 from ..kv_size import kv_cache_gib
 from ..memory import ModelSizes, tokens_per_step
-from ..sampling import RowSampler
-from ..text import Pictures, Prompt, TextCodec
+from ..sampling import Sampler
+from ..text import Images, Prompt, TextCodec
 from .attention import Batch
-from .families import VisionLanguage
+from .families import MultimodalModel
 from .kv_cache import KVCache
 from .pipeline import MicroBatch, Pipeline
 from .positions import positions_of
-from .sequences import Chosen, LogProbs, RunningRow
+from .sequences import Chosen, LogProbs, RunningSequence
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedPictureModel:
+class LoadedMultimodalModel:
     """What serving needs of a checkpoint."""
 
-    model: VisionLanguage
+    model: MultimodalModel
     """This rank's part, in eval mode, on this rank's device."""
     processor: Any
     """A processor of `transformers`."""
@@ -44,10 +44,10 @@ class LoadedPictureModel:
     """Rows of the vocabulary before padding."""
 
 
-class PictureEngine:
-    """One rank's engine for models that read pictures; see `Engine`."""
+class MultimodalEngine:
+    """One rank's engine for models that take images; see `Engine`."""
 
-    def __init__(self, loaded: LoadedPictureModel, settings: Settings, codec: TextCodec):
+    def __init__(self, loaded: LoadedMultimodalModel, settings: Settings, codec: TextCodec):
         self.slots = settings.max_requests
         self.loop = asyncio.new_event_loop()
         self._model = loaded.model
@@ -60,13 +60,13 @@ class PictureEngine:
         self._micro_batch_tokens = settings.inference_batch_times_seqlen_threshold
         parameter = next(loaded.model.model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._sampler = RowSampler(loaded.vocab_size, loaded.eos_ids)
+        self._sampler = Sampler(loaded.vocab_size, loaded.eos_ids)
         self._cache = self._make_cache(settings)
         self._pipeline = Pipeline(loaded.model, self._device)
-        self._waiting: deque[RunningRow] = deque()
-        self._running: dict[int, RunningRow] = {}
+        self._waiting: deque[RunningSequence] = deque()
+        self._running: dict[int, RunningSequence] = {}
         self._watched: dict[int, int] = {}
-        """Rows whose tokens are wanted at every step, with how many were given out."""
+        """Sequences whose tokens are wanted at every step, with how many were given out."""
 
     @property
     def kv_cache_usage(self) -> float:
@@ -78,21 +78,21 @@ class PictureEngine:
         """See `Engine.has_work`."""
         return bool(self._running or self._waiting)
 
-    def why_impossible(self, prompt: Prompt, row: Row) -> str | None:
+    def why_impossible(self, prompt: Prompt, sequence: SequenceRequest) -> str | None:
         """See `Engine.why_impossible`."""
         return why_impossible(
             prompt.tokens,
-            row,
+            sequence,
             max_sequence_length=self._max_sequence_length,
             vocab_size=self._vocab_size,
             room=self._cache.room,
         )
 
-    def add(self, request_id: int, row: Row, prompt: Prompt, *, watch: bool) -> None:
+    def add(self, request_id: int, sequence: SequenceRequest, prompt: Prompt, *, watch: bool) -> None:
         """See `Engine.add`."""
-        limit = min(row.max_length, self._max_sequence_length - len(prompt.tokens))
-        self._sampler.add(request_id, row, prompt.tokens, self._device)
-        self._waiting.append(RunningRow(request_id, row, prompt, limit))
+        limit = min(sequence.max_length, self._max_sequence_length - len(prompt.tokens))
+        self._sampler.add(request_id, sequence, prompt.tokens, self._device)
+        self._waiting.append(RunningSequence(request_id, sequence, prompt, limit))
         if watch:
             self._watched[request_id] = 0
 
@@ -111,13 +111,13 @@ class PictureEngine:
     async def step(self) -> StepResult:
         """See `Engine.step`."""
         self._admit()
-        rows = [row for row in self._running.values() if not row.ending]
-        if rows:
+        sequences = [sequence for sequence in self._running.values() if not sequence.ending]
+        if sequences:
             with torch.inference_mode():
-                chosen = self._choose(rows, self._pipeline.forward(self._micro_batches(rows)))
+                chosen = self._choose(sequences, self._pipeline.forward(self._micro_batches(sequences)))
             now = time.monotonic()
-            for row, each in zip(rows, chosen, strict=True):
-                row.take(each, now)
+            for sequence, each in zip(sequences, chosen, strict=True):
+                sequence.take(each, now)
         return self._result(time.monotonic())
 
     def dummy_step(self) -> None:
@@ -135,92 +135,94 @@ class PictureEngine:
         return cache
 
     def _admit(self) -> None:
-        """Let waiting rows in, in order, while there are slots, room in the cache and tokens left in this step."""
+        """Let waiting sequences in, in order, while there are slots, room in the cache and tokens left in this step."""
         tokens = len(self._running)
         while self._waiting and len(self._running) < self.slots and self._cache.fits(self._waiting[0].length):
             tokens += len(self._waiting[0].prompt.tokens)
             if tokens > self._max_step_tokens and self._running:
                 break
-            row = self._waiting.popleft()
-            self._cache.take(row.id, row.length)
-            self._running[row.id] = row
+            sequence = self._waiting.popleft()
+            self._cache.take(sequence.id, sequence.length)
+            self._running[sequence.id] = sequence
 
-    def _micro_batches(self, rows: list[RunningRow]) -> list[MicroBatch]:
-        """Pack the rows; with several stages, in parts of at most `inference_batch_times_seqlen_threshold` tokens."""
-        parts: list[list[RunningRow]] = [[]]
+    def _micro_batches(self, sequences: list[RunningSequence]) -> list[MicroBatch]:
+        """Pack sequences; with several stages, in parts of at most `inference_batch_times_seqlen_threshold` tokens."""
+        parts: list[list[RunningSequence]] = [[]]
         size = 0
-        for row in rows:
-            tokens = len(row.span)
+        for sequence in sequences:
+            tokens = len(sequence.span)
             if self._pipeline.stages > 1 and parts[-1] and 0 < self._micro_batch_tokens < size + tokens:
                 parts.append([])
                 size = 0
-            parts[-1].append(row)
+            parts[-1].append(sequence)
             size += tokens
         return [self._pack(part) for part in parts]
 
-    def _pack(self, rows: list[RunningRow]) -> MicroBatch:
-        positions, wanted, pictures = [], [], []
+    def _pack(self, sequences: list[RunningSequence]) -> MicroBatch:
+        positions, wanted, images = [], [], []
         end = 0
-        for row in rows:
-            end += len(row.span)
-            wanted.append(torch.arange(end - row.logits_wanted, end))
-            positions.append(self._positions(row))
-            if not row.tokens and row.prompt.pictures is not None and self._pipeline.is_first:
-                pictures.append(self._patches(row.prompt.pictures))
+        for sequence in sequences:
+            end += len(sequence.span)
+            wanted.append(torch.arange(end - sequence.logits_wanted, end))
+            positions.append(self._positions(sequence))
+            if not sequence.tokens and sequence.prompt.images is not None and self._pipeline.is_first:
+                images.append(self._patches(sequence.prompt.images))
         return MicroBatch(
-            tokens=torch.tensor([token for row in rows for token in row.step_tokens], device=self._device),
+            tokens=torch.tensor(
+                [token for sequence in sequences for token in sequence.step_tokens], device=self._device
+            ),
             positions=torch.cat(positions, dim=1)[:, None].to(self._device),
             wanted=torch.cat(wanted).to(self._device),
-            batch=Batch([row.span for row in rows], self._cache, self._device),
-            pictures=tuple(pictures),
+            batch=Batch([sequence.span for sequence in sequences], self._cache, self._device),
+            images=tuple(images),
         )
 
-    def _positions(self, row: RunningRow) -> Tensor:
-        if row.tokens:
-            return torch.full((3, 1), row.next_position + len(row.tokens) - 1)
-        grids = row.prompt.pictures.grids if row.prompt.pictures is not None else []
-        positions, row.next_position = positions_of(
-            row.prompt.tokens, grids, self._model.image_token, self._model.merge_size
+    def _positions(self, sequence: RunningSequence) -> Tensor:
+        if sequence.tokens:
+            return torch.full((3, 1), sequence.next_position + len(sequence.tokens) - 1)
+        grids = sequence.prompt.images.grids if sequence.prompt.images is not None else []
+        positions, sequence.next_position = positions_of(
+            sequence.prompt.tokens, grids, self._model.image_token, self._model.merge_size
         )
         return positions
 
-    def _patches(self, pictures: Pictures) -> tuple[Tensor, Tensor]:
-        values = np.frombuffer(pictures.patches, dtype=np.float32).reshape(-1, pictures.patch_size)
+    def _patches(self, images: Images) -> tuple[Tensor, Tensor]:
+        values = np.frombuffer(images.patches, dtype=np.float32).reshape(-1, images.patch_size)
         patches = torch.tensor(values).to(self._device, self._dtype)
-        return patches, torch.tensor(pictures.grids, device=self._device)
+        return patches, torch.tensor(images.grids, device=self._device)
 
-    def _choose(self, rows: list[RunningRow], logits: Tensor | None) -> list[Chosen]:
+    def _choose(self, sequences: list[RunningSequence], logits: Tensor | None) -> list[Chosen]:
         """Sample on the last stage and tell the others."""
         tokens = None
-        ends = torch.tensor([row.logits_wanted for row in rows]).cumsum(0)
+        ends = torch.tensor([sequence.logits_wanted for sequence in sequences]).cumsum(0)
         if logits is not None:
-            tokens = self._sampler.sample(logits[(ends - 1).to(logits.device)], [row.id for row in rows])
-        sampled = self._pipeline.share_tokens(tokens, len(rows))
-        if not any(row.wants_log_probs for row in rows):
+            tokens = self._sampler.sample(logits[(ends - 1).to(logits.device)], [sequence.id for sequence in sequences])
+        sampled = self._pipeline.share_tokens(tokens, len(sequences))
+        if not any(sequence.wants_log_probs for sequence in sequences):
             return [Chosen(token) for token in sampled]
         log_probs = None
         if logits is not None:
-            parts = logits.split([row.logits_wanted for row in rows])
-            log_probs = [self._log_probs(*each) for each in zip(rows, parts, sampled, strict=True)]
+            parts = logits.split([sequence.logits_wanted for sequence in sequences])
+            log_probs = [self._log_probs(*each) for each in zip(sequences, parts, sampled, strict=True)]
         shared = self._pipeline.share_object(log_probs)
         return [Chosen(token, each) for token, each in zip(sampled, shared, strict=True)]
 
-    def _log_probs(self, row: RunningRow, logits: Tensor, token: int) -> LogProbs:
-        """Return log-probabilities of the row's tokens behind those that `logits` belong to.
+    def _log_probs(self, sequence: RunningSequence, logits: Tensor, token: int) -> LogProbs:
+        """Return log-probabilities of the sequence's tokens behind those that `logits` belong to.
 
         Args:
-            row: whose.
+            sequence: whose.
             logits: (tokens, vocabulary), of the last tokens of its part of the step.
             token: the new one.
         """
-        if not row.wants_log_probs:
+        if not sequence.wants_log_probs:
             return LogProbs()
         values = logits[:, : self._vocab_size].float().log_softmax(-1)
-        following = [*row.step_tokens[len(row.step_tokens) - len(logits) + 1 :], token]
+        following = [*sequence.step_tokens[len(sequence.step_tokens) - len(logits) + 1 :], token]
         chosen = values[torch.arange(len(values)), torch.tensor(following, device=values.device)].tolist()
-        if not row.row.top_logprobs:
+        if not sequence.sequence.top_logprobs:
             return LogProbs(chosen)
-        best = values.topk(row.row.top_logprobs, dim=-1)
+        best = values.topk(sequence.sequence.top_logprobs, dim=-1)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         top = [
             {self._codec.spell(token): value for token, value in zip(tokens, each, strict=True)}
@@ -230,15 +232,15 @@ class PictureEngine:
 
     def _result(self, now: float) -> StepResult:
         result = StepResult()
-        for row in list(self._running.values()):
-            over = row.ending or len(row.tokens) >= row.limit or row.tokens[-1] in self._eos_ids
-            if row.id in self._watched:
-                result.tokens[row.id] = row.tokens[self._watched[row.id] :]
-                self._watched[row.id] = len(row.tokens)
+        for sequence in list(self._running.values()):
+            over = sequence.ending or len(sequence.tokens) >= sequence.limit or sequence.tokens[-1] in self._eos_ids
+            if sequence.id in self._watched:
+                result.tokens[sequence.id] = sequence.tokens[self._watched[sequence.id] :]
+                self._watched[sequence.id] = len(sequence.tokens)
             if over:
-                result.finished[row.id] = row.finished(now)
-                del self._running[row.id]
-                self._watched.pop(row.id, None)
-                self._cache.give_back(row.id)
-                self._sampler.remove(row.id)
+                result.finished[sequence.id] = sequence.finished(now)
+                del self._running[sequence.id]
+                self._watched.pop(sequence.id, None)
+                self._cache.give_back(sequence.id)
+                self._sampler.remove(sequence.id)
         return result

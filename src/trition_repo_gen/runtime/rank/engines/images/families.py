@@ -1,4 +1,4 @@
-"""What the engine needs of a model that reads pictures, and the model classes that give it."""
+"""What the engine needs of a model that takes images, and the model classes that give it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .kv_cache import KVCache
 
 
 @dataclass(frozen=True)
-class PictureFeatures:
-    """Pictures as the language model takes them.
+class ImageFeatures:
+    """Images as the language model takes them.
 
-    `embeddings` are (tokens, hidden size) and take the places of the pictures' tokens; `deepstack` are as many more for
+    `embeddings` are (tokens, hidden size) and take the places of the images' tokens; `deepstack` are as many more for
     each of the first layers, which are added there (Qwen3-VL), or none.
     """
 
@@ -25,12 +25,12 @@ class PictureFeatures:
     deepstack: Sequence[Tensor] = ()
 
 
-class VisionLanguage:
-    """A model of pictures and text, of which this rank has a part.
+class MultimodalModel:
+    """A model of images and text, of which this rank has a part.
 
     Args:
         model: the whole of that part.
-        image_token: the token that stands for a picture's patches.
+        image_token: the token that stands for a image's patches.
     """
 
     def __init__(self, model: Any, image_token: int):
@@ -57,12 +57,12 @@ class VisionLanguage:
             attention.core_attention = cached
             self._attentions.append(cached)
 
-    def look(self, patches: Tensor, grids: Tensor) -> PictureFeatures:
+    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
         """Run the vision tower; only on the first pipeline stage.
 
         Args:
             patches: (patches, values of a patch), in the model's dtype.
-            grids: int64[pictures, 3], patches in time, height and width.
+            grids: int64[images, 3], patches in time, height and width.
         """
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class VisionLanguage:
         self,
         embeddings: Tensor | None,
         positions: Tensor,
-        features: PictureFeatures | None,
+        features: ImageFeatures | None,
         seen: Tensor,
         batch: Batch,
     ) -> Tensor:
@@ -79,8 +79,8 @@ class VisionLanguage:
         Args:
             embeddings: (tokens, 1, hidden size); None on later stages, which were given their input.
             positions: int64[3, 1, tokens]
-            features: what `embeddings` contain of pictures.
-            seen: bool[1, tokens], which tokens are pictures'.
+            features: what `embeddings` contain of images.
+            seen: bool[1, tokens], which tokens are images'.
             batch: whose the tokens are.
 
         Returns:
@@ -98,40 +98,40 @@ class VisionLanguage:
         )
         return output
 
-    def _extra(self, features: PictureFeatures | None, seen: Tensor) -> dict[str, Any]:
+    def _extra(self, features: ImageFeatures | None, seen: Tensor) -> dict[str, Any]:
         return {}
 
 
-class NemoQwen2VL(VisionLanguage):
+class NemoQwen2VL(MultimodalModel):
     """nemo.collections.vlm's Qwen2-VL and Qwen2.5-VL (nemo-toolkit 2.7, qwen2vl/model/base.py: `MCoreQwen2VLModel`)."""
 
-    def look(self, patches: Tensor, grids: Tensor) -> PictureFeatures:
+    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
         """See `VisionLanguage.look`."""
         embeddings = self.model.vision_projection(self.model.vision_model(patches, grid_thw=grids))
         if self.model.model_version == "qwen25-vl":
             # Its tower works window by window and leaves the tokens in that order.
             embeddings = embeddings[torch.argsort(self.model.vision_model.window_index)]
-        return PictureFeatures(embeddings)
+        return ImageFeatures(embeddings)
 
 
-class BridgeQwen25VL(VisionLanguage):
+class BridgeQwen25VL(MultimodalModel):
     """Megatron-Bridge's Qwen2.5-VL (0.6.2, models/qwen_vl/modeling_qwen25_vl.py), with transformers' vision tower."""
 
-    def look(self, patches: Tensor, grids: Tensor) -> PictureFeatures:
+    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
         """See `VisionLanguage.look`."""
-        pictures = self.model.get_image_features(patches, grids, return_dict=True).pooler_output
-        return PictureFeatures(torch.cat(tuple(pictures)))
+        images = self.model.get_image_features(patches, grids, return_dict=True).pooler_output
+        return ImageFeatures(torch.cat(tuple(images)))
 
 
-class BridgeQwen3VL(VisionLanguage):
+class BridgeQwen3VL(MultimodalModel):
     """Megatron-Bridge's Qwen3-VL (0.6.2, models/qwen_vl/modelling_qwen3_vl/model.py)."""
 
-    def look(self, patches: Tensor, grids: Tensor) -> PictureFeatures:
+    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
         """See `VisionLanguage.look`."""
         embeddings, deepstack = self.model.vision_model(hidden_states=patches, grid_thw=grids)
-        return PictureFeatures(embeddings, deepstack)
+        return ImageFeatures(embeddings, deepstack)
 
-    def _extra(self, features: PictureFeatures | None, seen: Tensor) -> dict[str, Any]:
+    def _extra(self, features: ImageFeatures | None, seen: Tensor) -> dict[str, Any]:
         if features is None:
             return {}
         return {"visual_pos_masks": seen, "deepstack_visual_embeds": list(features.deepstack)}

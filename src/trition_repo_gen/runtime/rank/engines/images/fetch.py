@@ -1,4 +1,4 @@
-"""Fetches pictures from the hosts that the operator allows, and from no other. Standard library only.
+"""Fetches images from the hosts that the operator allows, and from no other. Standard library only.
 
 A URL comes from a client, so the host behind it is the client's choice. It has to match a pattern, at every redirect
 anew; the address that it stands for must not be inside a network unless a pattern names the very host; and the
@@ -20,7 +20,7 @@ from ....common.image_urls import ImageUrl, ImageUrlError
 from ....common.settings import Settings
 
 _SECONDS = 10.0
-"""For one picture, redirects and all."""
+"""For one image, redirects and all."""
 _REDIRECTS = 3
 _MOVED = (301, 302, 303, 307, 308)
 _CHUNK = 1 << 16
@@ -32,7 +32,7 @@ class Fetcher:
 
     Args:
         settings: `allow_image_urls` and `max_image_mib` are heeded.
-        seconds: after which a picture that has not come counts as missing.
+        seconds: after which a image that has not come counts as missing.
     """
 
     def __init__(self, settings: Settings, seconds: float = _SECONDS):
@@ -42,10 +42,10 @@ class Fetcher:
         self._tls = ssl.create_default_context()
 
     def __call__(self, url: str) -> bytes:
-        """Fetch a picture.
+        """Fetch a image.
 
         Raises:
-            ImageUrlError: the URL, or one that it redirects to, may not be fetched, or no picture came in time.
+            ImageUrlError: the URL, or one that it redirects to, may not be fetched, or no image came in time.
         """
         deadline = time.monotonic() + self._seconds
         try:
@@ -115,7 +115,7 @@ class Fetcher:
         if not target.named and not all(map(_is_public, addresses)):
             raise ImageUrlError(
                 f"This server fetches no images from {target.host}, which is inside a network that is not public; "
-                "send the picture itself, as base64."
+                "send the image itself, as base64."
             )
         return addresses[0], target.port
 

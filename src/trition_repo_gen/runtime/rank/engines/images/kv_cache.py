@@ -1,4 +1,4 @@
-"""Paged keys and values of all rows: memory in blocks, and who has which (Kwon et al. 2023, arXiv 2309.06180)."""
+"""Paged keys and values of all sequences: memory in blocks, and who has which (Kwon et al. 2023, arXiv 2309.06180)."""
 
 import math
 
@@ -10,7 +10,7 @@ BLOCK_SIZE = 64
 
 
 class KVCache:
-    """The memory of this rank's layers, and the blocks of each row; all ranks of a replica hand out the same ones.
+    """The memory of this rank's layers, and the blocks of each sequence; all ranks of a replica hand out the same ones.
 
     Args:
         layers: attention layers of this rank.
@@ -29,7 +29,7 @@ class KVCache:
         """(layers, places, KV heads, head size)"""
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self._free = list(range(self._blocks))[::-1]
-        self._rows: dict[int, Tensor] = {}
+        self._sequences: dict[int, Tensor] = {}
 
     @property
     def room(self) -> int:
@@ -38,24 +38,24 @@ class KVCache:
 
     @property
     def usage(self) -> float:
-        """The share of blocks that rows have, from 0 to 1."""
+        """The share of blocks that sequences have, from 0 to 1."""
         return 1 - len(self._free) / self._blocks
 
     def fits(self, tokens: int) -> bool:
-        """Whether a row of that many tokens, prompt and answer, finds room now."""
+        """Whether a sequence of that many tokens, prompt and answer, finds room now."""
         return math.ceil(tokens / BLOCK_SIZE) <= len(self._free)
 
     def take(self, request_id: int, tokens: int) -> None:
-        """Give a row the blocks for all that it may grow to."""
+        """Give a sequence the blocks for all that it may grow to."""
         blocks = torch.tensor([self._free.pop() for _ in range(math.ceil(tokens / BLOCK_SIZE))])
         places = blocks[:, None] * BLOCK_SIZE + torch.arange(BLOCK_SIZE)
-        self._rows[request_id] = places.flatten()
+        self._sequences[request_id] = places.flatten()
 
     def give_back(self, request_id: int) -> None:
-        """Free a row's blocks."""
-        places = self._rows.pop(request_id)
+        """Free a sequence's blocks."""
+        places = self._sequences.pop(request_id)
         self._free.extend((places[::BLOCK_SIZE] // BLOCK_SIZE).tolist())
 
     def places(self, request_id: int, start: int, stop: int) -> Tensor:
-        """Return int64[stop - start], where a row's tokens from `start` to `stop` lie."""
-        return self._rows[request_id][start:stop]
+        """Return int64[stop - start], where a sequence's tokens from `start` to `stop` lie."""
+        return self._sequences[request_id][start:stop]

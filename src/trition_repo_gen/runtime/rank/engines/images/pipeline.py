@@ -10,7 +10,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from .attention import Batch
-from .families import PictureFeatures, VisionLanguage
+from .families import ImageFeatures, MultimodalModel
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class MicroBatch:
     """Tokens that go through the layers together.
 
     `tokens` are int64[tokens], `positions` int64[3, 1, tokens], `wanted` int64[chosen], the tokens whose logits are
-    needed; `pictures` are the patches and grids of the pictures that they contain, in order.
+    needed; `images` are the patches and grids of the images that they contain, in order.
     """
 
     tokens: Tensor
     positions: Tensor
     wanted: Tensor
     batch: Batch
-    pictures: tuple[tuple[Tensor, Tensor], ...] = ()
+    images: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 class Pipeline:
@@ -36,7 +36,7 @@ class Pipeline:
         device: where that lies.
     """
 
-    def __init__(self, model: VisionLanguage, device: torch.device):
+    def __init__(self, model: MultimodalModel, device: torch.device):
         self._model = model
         self._device = device
         self._config = model.language_model.config
@@ -94,8 +94,8 @@ class Pipeline:
         embeddings, features = None, None
         if self.is_first:
             embeddings = self._model.language_model.embedding(input_ids=tokens[None], position_ids=None)
-            if micro_batch.pictures:
-                features = self._look(micro_batch)
+            if micro_batch.images:
+                features = self._encode_images(micro_batch)
                 embeddings = embeddings.clone()
                 embeddings[seen[0], 0] = features.embeddings.to(embeddings.dtype)
         else:
@@ -106,11 +106,11 @@ class Pipeline:
         self._wanted = micro_batch.wanted
         return self._model.read(embeddings, micro_batch.positions, features, seen, micro_batch.batch)
 
-    def _look(self, micro_batch: MicroBatch) -> PictureFeatures:
+    def _encode_images(self, micro_batch: MicroBatch) -> ImageFeatures:
         """Run the vision tower prompt by prompt: what it makes of one does not depend on the others."""
-        features = [self._model.look(patches, grids) for patches, grids in micro_batch.pictures]
+        features = [self._model.look(patches, grids) for patches, grids in micro_batch.images]
         deepstack = zip(*(each.deepstack for each in features), strict=True)
-        return PictureFeatures(
+        return ImageFeatures(
             torch.cat([each.embeddings for each in features]), [torch.cat(layer) for layer in deepstack]
         )
 

@@ -1,4 +1,4 @@
-"""Three-dimensional positions of text and pictures, which Qwen's multimodal rotary embedding turns by."""
+"""Three-dimensional positions of text and images, which Qwen's multimodal rotary embedding turns by."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ def positions_of(
 ) -> tuple[Tensor, int]:
     """Return where each token of a prompt stands in time, height and width (Qwen2-VL, arXiv 2409.12191, section 2.1).
 
-    A text token stands at one number in all three. A picture's tokens spread over its rows and columns, from where
+    A text token stands at one number in all three. A image's tokens spread over its sequences and columns, from where
     the text before it ended; the text after it begins behind its longer side.
 
     Args:
-        tokens: the prompt; a picture is a run of as many `image_token` as it has merged patches.
-        grids: for each picture, patches in time, height and width.
-        image_token: stands for a picture's patches.
+        tokens: the prompt; a image is a run of as many `image_token` as it has merged patches.
+        grids: for each image, patches in time, height and width.
+        image_token: stands for a image's patches.
         merge_size: patches of a side that the vision tower merges into one token.
 
     Returns:
@@ -32,7 +32,7 @@ def positions_of(
         try:
             start = tokens.index(image_token, begin)
         except ValueError:
-            raise ValueError(f"the prompt has fewer than {len(grids)} pictures") from None
+            raise ValueError(f"the prompt has fewer than {len(grids)} images") from None
         pieces.append(_text(start - begin, position))
         position += start - begin
         sides = (time, height // merge_size, width // merge_size)
@@ -40,9 +40,9 @@ def positions_of(
         position += max(sides)
         begin = start + sides[0] * sides[1] * sides[2]
         if begin > len(tokens) or any(token != image_token for token in tokens[start:begin]):
-            raise ValueError(f"a picture of {begin - start} tokens has another number of places in the prompt")
+            raise ValueError(f"a image of {begin - start} tokens has another number of places in the prompt")
     if image_token in tokens[begin:]:
-        raise ValueError(f"the prompt has more than {len(grids)} pictures")
+        raise ValueError(f"the prompt has more than {len(grids)} images")
     pieces.append(_text(len(tokens) - begin, position))
     return torch.cat(pieces, dim=1), position + len(tokens) - begin
 

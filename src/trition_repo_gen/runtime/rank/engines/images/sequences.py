@@ -1,8 +1,8 @@
-"""A row from its admission to its end."""
+"""A sequence from its admission to its end."""
 
 from dataclasses import dataclass, field, replace
 
-from ....common.protocol import Row
+from ....common.protocol import SequenceRequest
 from ..api import Finished
 from ..text import Prompt
 from .attention import Span
@@ -18,7 +18,7 @@ class LogProbs:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a step brought a row: its new token, and log-probabilities where it asked for them."""
+    """What a step brought a sequence: its new token, and log-probabilities where it asked for them."""
 
     token: int
     log_probs: LogProbs = field(default_factory=LogProbs)
@@ -26,11 +26,11 @@ class Chosen:
 
 
 @dataclass(eq=False)
-class RunningRow:
-    """A row with the tokens that it has got."""
+class RunningSequence:
+    """A sequence with the tokens that it has got."""
 
     id: int
-    row: Row
+    sequence: SequenceRequest
     prompt: Prompt
     limit: int
     """New tokens."""
@@ -63,24 +63,24 @@ class RunningRow:
     @property
     def wants_log_probs(self) -> bool:
         """Whether log-probabilities are to be computed."""
-        return self.row.log_probs or self.row.top_logprobs > 0
+        return self.sequence.log_probs or self.sequence.top_logprobs > 0
 
     @property
     def logits_wanted(self) -> int:
         """Of how many tokens, the last of its part, logits are needed."""
-        return len(self.span) if self.row.echo and self.wants_log_probs and not self.tokens else 1
+        return len(self.span) if self.sequence.echo and self.wants_log_probs and not self.tokens else 1
 
     def take(self, chosen: Chosen, now: float) -> None:
         """Add what a step brought."""
         if not self.tokens:
             self.first_token = now
-            self.prompt = replace(self.prompt, pictures=None)  # megabytes that no later step looks at
+            self.prompt = replace(self.prompt, images=None)  # megabytes that no later step looks at
         self.tokens.append(chosen.token)
         self._log_probs.chosen.extend(chosen.log_probs.chosen)
         self._log_probs.top.extend(chosen.log_probs.top)
 
     def finished(self, now: float) -> Finished:
-        """Return the row as the serving loop takes it."""
+        """Return the sequence as the serving loop takes it."""
         chosen, top = self._log_probs.chosen, self._log_probs.top
         in_prompt = max(0, len(chosen) - len(self.tokens))
         return Finished(

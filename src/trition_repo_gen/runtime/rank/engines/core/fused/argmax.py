@@ -47,11 +47,11 @@ def _search(  # type: ignore[no-untyped-def]
     after_the_last(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * span
-    lane = tl.arange(0, BLOCK)
+    send_queue = tl.arange(0, BLOCK)
     best = tl.full([BLOCK], float("-inf"), tl.float32)
-    place = begin + lane
+    place = begin + send_queue
     for start in range(begin, tl.minimum(begin + span, columns), BLOCK):
-        column = start + lane
+        column = start + send_queue
         number = tl.load(x + row * stride + column, mask=column < columns, other=float("-inf")).to(tl.float32)
         place = tl.where(number > best, column, place)
         best = tl.maximum(best, number)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import Places, Turning, store, turned
+from .kernels import Places, RotaryParameters, store, turned
 from .launch import after_the_last, begin_the_next, dependent
 
 _TILE = 64
@@ -41,7 +41,7 @@ def decode(
     key_cache: Tensor,
     value_cache: Tensor,
     places: Places,
-    turning: Turning,
+    rotary: RotaryParameters,
     block_table: Tensor,
     lengths: Tensor,
     scale: float,
@@ -75,7 +75,7 @@ def decode(
         key_cache,
         value_cache,
         *places,
-        *turning.arguments(),
+        *rotary.arguments(),
         block_table,
         lengths,
         partial,
@@ -95,7 +95,7 @@ def decode(
         TILE=_TILE,
         num_warps=_WARPS,
         num_stages=_STAGES,
-        **turning.constants(),
+        **rotary.constants(),
         **dependent(mixed.device),
     )
     if shares > 1:

@@ -68,7 +68,7 @@ class Places(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Turning:
+class RotaryParameters:
     """What is done to queries and keys before they meet.
 
     Args:
@@ -94,7 +94,7 @@ class Turning:
 
 
 def rotate_and_store(
-    mixed: Tensor, groups: int, key_cache: Tensor, value_cache: Tensor, places: Places, turning: Turning
+    mixed: Tensor, groups: int, key_cache: Tensor, value_cache: Tensor, places: Places, rotary: RotaryParameters
 ) -> Tensor:
     """Take queries, keys and values apart, turn queries and keys by their positions, put keys and values in the cache.
 
@@ -118,7 +118,7 @@ def rotate_and_store(
         key_cache,
         value_cache,
         *places,
-        *turning.arguments(),
+        *rotary.arguments(),
         key_cache.stride(0),
         key_cache.stride(1),
         key_cache.stride(2),
@@ -128,7 +128,7 @@ def rotate_and_store(
         HEADS_BLOCK=triton.next_power_of_2(heads),
         SIZE_BLOCK=triton.next_power_of_2(size),
         num_warps=4,
-        **turning.constants(),
+        **rotary.constants(),
         **dependent(mixed.device),
     )
     return query

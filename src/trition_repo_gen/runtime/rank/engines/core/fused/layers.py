@@ -26,7 +26,7 @@ from . import one_row
 from .all_reduce import AllReduce, Exchange
 from .decoding import can_decode, decode
 from .gate import GatedProduct
-from .kernels import Places, Turning, rms_norm, rotate_and_store
+from .kernels import Places, RotaryParameters, rms_norm, rotate_and_store
 
 _NEEDED: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -201,7 +201,7 @@ class _Attention(_Half):
     """Norm, attention and its projection, added to the residual stream.
 
     Args:
-        table: see `Turning`.
+        table: see `RotaryParameters`.
         in_place: add where the input lies; it must be nobody else's then.
     """
 
@@ -219,7 +219,7 @@ class _Attention(_Half):
         query_norm, key_norm = (
             None if norm is None else norm.weight for norm in (attention.q_layernorm, attention.k_layernorm)
         )
-        self._turning = Turning(table, query_norm, key_norm, self._eps)
+        self._turning = RotaryParameters(table, query_norm, key_norm, self._eps)
 
     def __call__(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, context: Tensor | None = None, **others: Any

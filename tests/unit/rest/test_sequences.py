@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from trition_repo_gen.rest.catalog import Model
 from trition_repo_gen.rest.errors import ApiError, from_validation
 from trition_repo_gen.rest.requests import ChatRequest, CompletionRequest
-from trition_repo_gen.rest.rows import chat_rows, completion_rows
+from trition_repo_gen.rest.sequences import chat_sequences, completion_sequences
 
 OUTPUTS = frozenset(["sentences", "log_probs", "tokens"])
 TEXT = Model(
@@ -22,17 +22,17 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def completion(**fields: Any) -> list[Any]:
-    return completion_rows(CompletionRequest.model_validate({"model": "m", "prompt": "a"} | fields), TEXT)
+    return completion_sequences(CompletionRequest.model_validate({"model": "m", "prompt": "a"} | fields), TEXT)
 
 
 def chat(model: Model = TEXT, **fields: Any) -> list[Any]:
-    return chat_rows(ChatRequest.model_validate({"model": "m", "messages": HELLO} | fields), model)
+    return chat_sequences(ChatRequest.model_validate({"model": "m", "messages": HELLO} | fields), model)
 
 
 def test_openais_defaults() -> None:
     assert completion() == [{"prompts": "a", "temperature": 1.0, "top_k": 0, "max_length": 16}]
-    (row,) = chat()
-    assert row == {
+    (sequence,) = chat()
+    assert sequence == {
         "prompts": json.dumps(HELLO),
         "apply_chat_template": True,
         "temperature": 1.0,
@@ -67,8 +67,8 @@ def test_sampling(fields: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def test_choices_of_several_prompts_have_seeds_of_their_own() -> None:
-    rows = completion(prompt=["a", "b"], n=2, seed=2**63 - 1)
-    assert [(row["prompts"], row["random_seed"]) for row in rows] == [
+    sequences = completion(prompt=["a", "b"], n=2, seed=2**63 - 1)
+    assert [(sequence["prompts"], sequence["random_seed"]) for sequence in sequences] == [
         ("a", 2**63 - 1),
         ("a", 0),
         ("b", 2**63 - 1),

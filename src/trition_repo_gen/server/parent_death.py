@@ -1,6 +1,6 @@
 """Becomes tritonserver, after asking the kernel to end this process when its parent dies. Run as a script.
 
-    python leash.py PARENT_PID PROGRAM ARGUMENT...
+    python parent_death.py PARENT_PID PROGRAM ARGUMENT...
 
 A program of its own because the other way, code between fork and exec, can deadlock in a process that has threads, as
 one that has used gRPC does. Standard library only, and little of it: it is on the way of every start.

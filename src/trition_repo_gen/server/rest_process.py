@@ -15,13 +15,13 @@ from typing import IO
 from .command import Endpoint
 from .descendants import MARK
 
-_LEASH = Path(__file__).with_name("leash.py")
+_PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 _STARTED_WELL = 10.0
 """Seconds: one that ends earlier would do so again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Companion:
+class RestProcess:
     """What to run, and what it will bind."""
 
     name: str
@@ -33,21 +33,21 @@ class Companion:
     """How the line begins that it writes to standard output when it takes requests."""
 
 
-class RunningCompanion:
-    """A companion's process. It is one of its server's: it has the server's mark, and the server's end is its own.
+class RunningRestProcess:
+    """A REST process's process. It is one of its server's: it has the server's mark, and the server's end is its own.
 
     Start one from the main thread: it is told to end when the thread that started it does.
 
     Args:
-        companion: what to run.
+        REST process: what to run.
         grpc_url: HOST:PORT of tritonserver.
         mark: the server's; see `descendants`.
         on_line: called from a thread with every line that it writes.
     """
 
-    def __init__(self, companion: Companion, grpc_url: str, mark: str, on_line: Callable[[str], None]) -> None:
-        self._companion = companion
-        self._command = [*companion.command, f"--triton={grpc_url}"]
+    def __init__(self, rest_process: RestProcess, grpc_url: str, mark: str, on_line: Callable[[str], None]) -> None:
+        self._rest_process = rest_process
+        self._command = [*rest_process.command, f"--triton={grpc_url}"]
         self._mark = mark
         self._on_line = on_line
         self._announced = os.eventfd(0, os.EFD_NONBLOCK)
@@ -70,7 +70,7 @@ class RunningCompanion:
         code = self._process.wait()
         self._reader.join()
         self._close_handle()
-        what = f"The {self._companion.name} has ended with code {128 - code if code < 0 else code}"
+        what = f"The {self._rest_process.name} has ended with code {128 - code if code < 0 else code}"
         if time.monotonic() - self._started < _STARTED_WELL:
             return f"{what}, right after its start: it is not started again. tritonserver serves on without it."
         self._start()
@@ -93,7 +93,7 @@ class RunningCompanion:
     def _start(self) -> None:
         self._started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *self._command],
+            [sys.executable, "-I", "-S", str(_PARENT_DEATH), str(os.getpid()), *self._command],
             env=os.environ | {MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -103,7 +103,7 @@ class RunningCompanion:
         self._ended: int | None = os.pidfd_open(self._process.pid)
         assert self._process.stdout is not None
         self._reader = threading.Thread(
-            target=self._follow, args=(self._process.stdout,), name=self._companion.name, daemon=True
+            target=self._follow, args=(self._process.stdout,), name=self._rest_process.name, daemon=True
         )
         self._reader.start()
 
@@ -111,7 +111,7 @@ class RunningCompanion:
         with stream:
             for raw in stream:
                 line = raw.decode(errors="replace").rstrip("\r\n")
-                if self.announcement is None and line.startswith(self._companion.ready_line):
+                if self.announcement is None and line.startswith(self._rest_process.ready_line):
                     self.announcement = line
                     os.eventfd_write(self._announced, 1)
                 self._on_line(line)

@@ -1,4 +1,4 @@
-"""From a checked request to rows of the wire."""
+"""From a checked request to sequences of the wire."""
 
 import json
 from collections.abc import Iterator
@@ -7,16 +7,16 @@ from typing import Any
 from .catalog import Model
 from .errors import ApiError
 from .requests import ChatRequest, CompletionRequest, ImagePart, Message, TextPart
-from .triton import Row, Value
+from .triton import SequenceInputs, Value
 
-_MAX_ROWS = 128
+_MAX_SEQUENCES = 128
 _COMPLETION_TOKENS = 16
 """OpenAI's default for completions; a chat goes on until the sequence is full."""
 _MAX_SEED = 2**63
 
 
-def completion_rows(request: CompletionRequest, model: Model) -> list[Row]:
-    """Return the rows of a completion: `n` of each prompt, prompt by prompt.
+def completion_sequences(request: CompletionRequest, model: Model) -> list[SequenceInputs]:
+    """Return the sequences of a completion: `n` of each prompt, prompt by prompt.
 
     Raises:
         ApiError: the prompts are no text, or the model cannot do what is asked.
@@ -33,8 +33,8 @@ def completion_rows(request: CompletionRequest, model: Model) -> list[Row]:
     return list(_each(request, [{**values, "prompts": text} for text in texts]))
 
 
-def chat_rows(request: ChatRequest, model: Model) -> list[Row]:
-    """Return the rows of a chat: `n` of the conversation.
+def chat_sequences(request: ChatRequest, model: Model) -> list[SequenceInputs]:
+    """Return the sequences of a chat: `n` of the conversation.
 
     Raises:
         ApiError: an image for a model that takes none, or the model cannot do what is asked.
@@ -81,9 +81,11 @@ def _log_probs(model: Model, count: int) -> dict[str, Value]:
     return {**values, "n_top_logprobs": count} if count else values
 
 
-def _each(request: CompletionRequest | ChatRequest, prompts: list[dict[str, Value]]) -> Iterator[Row]:
-    if len(prompts) * request.choices > _MAX_ROWS:
-        raise ApiError(400, f"There are {len(prompts)} prompts with n {request.choices}; {_MAX_ROWS} answers at most.")
+def _each(request: CompletionRequest | ChatRequest, prompts: list[dict[str, Value]]) -> Iterator[SequenceInputs]:
+    if len(prompts) * request.choices > _MAX_SEQUENCES:
+        raise ApiError(
+            400, f"There are {len(prompts)} prompts with n {request.choices}; {_MAX_SEQUENCES} answers at most."
+        )
     for values in prompts:
         for choice in range(request.choices):
             # With the same seed all choices of a prompt would be the same.
