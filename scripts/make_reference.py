@@ -1,0 +1,403 @@
+"""Write docs/reference/ from the code: command line, tensors, REST service, metrics, config.pbtxt.
+
+    python scripts/make_reference.py [--check]
+
+With --check nothing is written: the exit code is 1 if a page differs from what the code says.
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from trition_repo_gen.cli import _flags, app
+from trition_repo_gen.cli._options import BUILD
+from trition_repo_gen.repository.render import templates_folder
+from trition_repo_gen.rest import requests as rest_requests
+from trition_repo_gen.rest.app import create_app
+from trition_repo_gen.rest.options import RestOptions
+from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
+
+FOLDER = Path(__file__).parents[1] / "docs/reference"
+NOTE = "<!-- Written by scripts/make_reference.py. Do not edit: `make reference` replaces it. -->"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with --check name those that differ."""
+    if unknown := [argument for argument in arguments if argument != "--check"]:
+        print(f"{unknown[0]!r} is no option; write --check or nothing.", file=sys.stderr)
+        return 2
+    stale = [name for name, text in pages().items() if not _is_current(FOLDER / name, text)]
+    for name in stale:
+        if arguments:
+            print(f"docs/reference/{name} differs from the code; run make reference.", file=sys.stderr)
+        else:
+            (FOLDER / name).write_text(pages()[name])
+    return 1 if stale and arguments else 0
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page by its file name."""
+    makers: dict[str, Callable[[], Iterator[str]]] = {
+        "cli.md": _cli,
+        "tensors.md": _tensors,
+        "rest.md": _rest,
+        "metrics.md": _metrics,
+        "config.md": _config,
+    }
+    return {name: "\n".join([NOTE, "", *make()]).rstrip() + "\n" for name, make in makers.items()}
+
+
+def _is_current(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text() == text
+
+
+# Command line
+
+
+def _cli() -> Iterator[str]:
+    command: Any = typer.main.get_command(app)
+    yield from ("# Command line", "", _sentence(command.help), "")
+    yield "Words in a long flag may be joined by `_` instead of `-`. A user's mistake is one sentence and exit code 2."
+    yield ""
+    yield from _table(
+        ["older name", "same as"],
+        [[f"`--{old}`", f"`--{new}`"] for old, new in sorted(_flags._OLDER_NAMES.items())],
+    )
+    for name, subcommand in command.commands.items():
+        yield from _command(name, subcommand)
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    context = typer.Context(command, info_name=f"trgen {name}")
+    yield from (f"## trgen {name}", "", _paragraphs(command.help), "")
+    panels: dict[str, list[list[str]]] = {}
+    for parameter in command.params:
+        record = None if parameter.hidden else parameter.get_help_record(context)
+        if record is not None:
+            panels.setdefault(parameter.rich_help_panel or "", []).append(_flag(*record))
+    for panel, rows in panels.items():
+        if panel and len(panels) > 1:
+            yield from (f"### {panel} {{ #{_slug(name, panel)} }}", "")
+        yield from _table(["flag", "default", "description"], rows)
+
+
+def _flag(names: str, text: str) -> list[str]:
+    """Return a row from what the help prints: names with a metavar, text with `[default: …]` at its end."""
+    default = ""
+    while match := re.search(r"\s*\[([^\[\]]*)\]$", text):
+        text = text[: match.start()]
+        parts = [part for part in match[1].split("; ") if not re.search(r"[<>]=?\s*x|x\s*[<>]=?", part)]
+        default = "; ".join(parts).removeprefix("default: ") or default
+    return [_code(names), "required" if default == "required" else _escape(default), _escape(text)]
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
+# config.pbtxt
+
+
+def _config() -> Iterator[str]:
+    yield from ("# config.pbtxt", "")
+    yield (
+        "config.pbtxt is the only source of run-time settings: edit it and restart tritonserver. Keys are those of "
+        "`parameters`; values are strings, `true` and `false` for switches. A missing parameter has its default; an "
+        "unknown one is an error. Also safe to edit: `max_batch_size`, the sequences that one request may have."
+    )
+    yield from ("", "## A model", "")
+    yield from _settings(Settings)
+    yield from ("## A streaming model", "")
+    yield from _settings(StreamSettings)
+
+
+_FLAG_DEFAULT = re.compile(r"\s*\[default: [^\]]*\]$")
+
+
+def _settings(settings: type[Any]) -> Iterator[str]:
+    described = {name: text for base in reversed(settings.__mro__) for name, text in _descriptions(base)}
+    # What a setting's own docstring does not say, the flag of the same name does.
+    flags = {name: _FLAG_DEFAULT.sub("", option.help or "") for name, option in BUILD.flags.items()}
+    hints = typing.get_type_hints(settings)
+    rows = []
+    for field in dataclasses.fields(settings):
+        default = "required" if field.default is dataclasses.MISSING else _value(field.default)
+        rows.append(
+            [
+                f"`{field.name.upper()}`",
+                _type(hints[field.name]),
+                default,
+                _escape(described.get(field.name) or flags.get(field.name, "")),
+            ]
+        )
+    yield from _table(["parameter", "type", "default", "description"], rows)
+
+
+def _descriptions(owner: type[Any]) -> Iterator[tuple[str, str]]:
+    """Yield name and docstring of the fields that a class itself declares."""
+    if not dataclasses.is_dataclass(owner):
+        return
+    (definition,) = ast.parse(inspect.cleandoc(inspect.getsource(owner))).body
+    assert isinstance(definition, ast.ClassDef)
+    for field, after in zip(definition.body, definition.body[1:], strict=False):
+        match field, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, _sentence(text)
+
+
+def _value(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text}`" if text else "empty"
+
+
+def _type(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
+    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[hint]
+
+
+# Metrics
+
+
+def _metrics() -> Iterator[str]:
+    # Triton gives its stubs this module.
+    sys.modules.setdefault("triton_python_backend_utils", types.ModuleType("triton_python_backend_utils"))
+    from trition_repo_gen.runtime.stub import metrics
+
+    yield from ("# Metrics", "")
+    yield (
+        "Triton's metrics endpoint (port 8002) has these series beside Triton's own. All have the labels `model` and "
+        "`version`. A histogram is three counters, `…_bucket` with the label `le`, `…_sum` and `…_count`."
+    )
+    yield ""
+    rows = [[f"`trgen:{name}`", "gauge", _escape(text)] for name, text in metrics.GAUGES.items()]
+    rows += [[f"`trgen:{name}`", "counter", _escape(text)] for name, text in metrics.COUNTERS.items()]
+    rows += [[f"`trgen:{name}`", "histogram", _escape(text)] for name, (text, _) in metrics.HISTOGRAMS.items()]
+    yield from _table(["name", "type", "description"], rows)
+    yield from ("## Buckets", "")
+    yield from _table(
+        ["histogram", "upper bounds, seconds"],
+        [
+            [f"`trgen:{name}`", ", ".join(f"{bound:g}" for bound in bounds)]
+            for name, (_, bounds) in metrics.HISTOGRAMS.items()
+        ],
+    )
+
+
+# REST service
+
+
+def _rest() -> Iterator[str]:
+    guarded: Any = create_app(RestOptions(triton="127.0.0.1:8001", address="127.0.0.1", port=8080))
+    schema = guarded._app.openapi()
+    schemas = schema.get("components", {}).get("schemas", {})
+    yield from ("# REST service", "", "[The guide](../guides/rest.md) has examples, errors and limits.", "")
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            yield from (f"## {method.upper()} {path}", "", _sentence(operation.get("description", "")), "")
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+            if body is not None:
+                yield from _fields(_resolve(body, schemas), schemas)
+    yield from ("## Types", "")
+    shown = ("CompletionRequest", "ChatRequest", "HTTPValidationError", "ValidationError")
+    for name, definition in schemas.items():
+        if name not in shown and "properties" in definition:
+            yield from (f"### {name}", "", _sentence(definition.get("description", "")), "")
+            yield from _fields(definition, schemas)
+
+
+def _fields(definition: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
+    neutral = rest_requests._NEUTRAL
+    required = definition.get("required", [])
+    rows, refused, ignored = [], [], []
+    for name, field in definition.get("properties", {}).items():
+        if name in neutral:
+            refused.append(name)
+        elif not field.keys() - {"title"}:
+            ignored.append(name)
+        else:
+            bounds = "; ".join(dict.fromkeys(_bounds(field, schemas)))
+            presence = "required" if name in required else ""
+            rows.append([f"`{name}`", _json_type(field, schemas), presence, _escape(bounds)])
+    yield from _table(["field", "type", "", "bounds"], rows)
+    if refused:
+        yield "Refused unless they have a value that changes nothing:"
+        yield from ("", *(f"- `{name}`: {_neutral_values(neutral[name])}" for name in refused), "")
+    if ignored:
+        yield f"Accepted and without effect: {', '.join(f'`{name}`' for name in ignored)}."
+        yield ""
+
+
+def _neutral_values(values: Iterable[Any]) -> str:
+    return ", ".join(["null", *(f"`{value!r}`" for value in values)])
+
+
+def _resolve(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    resolved: dict[str, Any] = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    return resolved
+
+
+def _json_type(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """Return the type of a JSON schema as a reader of the page would say it."""
+    if "properties" in (schema := _resolve(schema, schemas)):
+        name = schema["title"]
+        return f"[{name}](#{name.lower()})"
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        names = [_json_type(choice, schemas) for choice in choices if choice.get("type") != "null"]
+        return " or ".join(dict.fromkeys(names))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_json_type(schema['items'], schemas)}"
+    return str(schema.get("type", "any"))
+
+
+_BOUNDS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "minLength": "length at least {}",
+    "maxLength": "length at most {}",
+    "minItems": "elements: at least {}",
+    "maxItems": "elements: at most {}",
+    "pattern": "matches `{}`",
+}
+
+
+def _bounds(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
+    """Yield the bounds of a field, of its alternatives and of its elements."""
+    schema = _resolve(schema, schemas)
+    if found := [text.format(_number(schema[key])) for key, text in _BOUNDS.items() if key in schema]:
+        yield ", ".join(found)
+    for part in [*schema.get("anyOf", []), *([schema["items"]] if isinstance(schema.get("items"), dict) else [])]:
+        yield from _bounds(part, schemas)
+
+
+def _number(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+# Tensors
+
+
+# What config.pbtxt cannot say: default, and what the value means.
+_INPUTS = {
+    "prompts": ("required", "UTF-8 text; with `apply_chat_template` a JSON list of messages"),
+    "images": ("none", "multimodal models: base64, a `data:` URI, an allowed URL, or a JSON list of these"),
+    "max_length": ("256; multimodal: 50", "new tokens, at least 1"),
+    "max_batch_size": ("", "accepted for older clients; has no effect"),
+    "top_k": ("1", "sample from the k most likely tokens; 1 is greedy, 0 is no limit"),
+    "top_p": ("0.0", "sample from the most likely tokens with this probability together; 0 is no limit"),
+    "temperature": ("1.0", "0 or more; 0 is greedy"),
+    "random_seed": ("random", "the same seed gives the same answer, whatever else runs"),
+    "repetition_penalty": ("1.0", "above 0; 1 is no penalty"),
+    "min_length": ("0", "new tokens before the answer may end by itself"),
+    "stop_words": (
+        "none",
+        "a JSON list of at most 64 texts of at most 256 characters; the answer ends before the first of them",
+    ),
+    "compute_logprob": ("false", "return log-probabilities"),
+    "n_top_logprobs": ("0", "most likely tokens to return for each token, at most 256"),
+    "apply_chat_template": ("false", "send the prompt through the model's chat template"),
+    "echo": ("false", "begin the answer with the prompt, log-probabilities included"),
+    "use_greedy": ("false", "greedy, whatever the other parameters say"),
+}
+_OUTPUTS = {
+    "sentences": "the answer",
+    "log_probs": "only where a sequence asked; sequences of unequal length are padded with 0",
+    "top_logprobs": "JSON: a list with one object per token; only where a sequence asked",
+    "log_probs_lengths": "how many of `log_probs` belong to each sequence",
+    "finish_reason": "`stop` or `length`",
+    "prompt_tokens": "tokens of the prompt",
+    "completion_tokens": "new tokens",
+    "tokens": "JSON: the text of each token, with `echo` the prompt's as well; only with log-probabilities",
+}
+
+
+def _tensors() -> Iterator[str]:
+    inputs, outputs = _declared("inputs"), _declared("outputs")
+    yield from ("# Tensors", "")
+    yield (
+        "The first dimension is the batch: send `(N, 1)`. Every value belongs to its own sequence. The streaming model "
+        "`NAME_stream` has the same tensors and takes one sequence per request."
+    )
+    yield from ("", "## Inputs", "")
+    described = {"prompts": _INPUTS["prompts"], "images": _INPUTS["images"], **_INPUTS}
+    yield from _table(
+        ["input", "type", "default", "description"],
+        [[f"`{name}`", inputs[name], _escape(default), _escape(text)] for name, (default, text) in described.items()],
+    )
+    yield from ("## Outputs", "")
+    yield from _table(
+        ["output", "type", "description"],
+        [[f"`{name}`", outputs[name], _escape(_OUTPUTS[name])] for name in outputs],
+    )
+    yield from (
+        "## Tensors of `NAME_trtllm`",
+        "",
+        "What `trgen build --trtllm-alias` writes takes TensorRT-LLM's tensors:",
+        "",
+    )
+    for kind in ("inputs", "outputs"):
+        names = _declared(kind, trtllm=True)
+        yield from _table(
+            [kind.removesuffix("s"), "type"], [[f"`{name}`", datatype] for name, datatype in names.items()]
+        )
+
+
+def _declared(kind: str, *, trtllm: bool = False) -> dict[str, str]:
+    """Return the datatypes of a model's tensors by name, as the template of config.pbtxt declares them."""
+    text = (templates_folder() / "config.pbtxt.j2").read_text()
+    (lists,) = re.findall(rf"set {kind} = \[(.*?)%}}", text, re.DOTALL)
+    found = re.findall(r'"(\w+)", "TYPE_(\w+)"', lists.split("else [")[0 if trtllm else 1])
+    declared = {name: datatype.replace("STRING", "BYTES") for name, datatype in found}
+    return declared if trtllm or kind == "outputs" else {**declared, "images": "BYTES"}
+
+
+# Markdown
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(titles)} |"
+    yield f"|{'---|' * len(titles)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _paragraphs(text: str | None) -> str:
+    return "\n\n".join(_sentence(part) for part in re.split(r"\n\s*\n", text or ""))
+
+
+def _code(text: str) -> str:
+    return _bar(f"`{text}`")
+
+
+def _escape(text: str) -> str:
+    """Escape what Markdown would take as a table's or an emphasis' mark."""
+    parts = re.split(r"(`[^`]*`)", _sentence(text))
+    return "".join(_bar(part) if part.startswith("`") else re.sub(r"([|*_<])", r"\\\1", part) for part in parts)
+
+
+def _bar(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
