@@ -43,7 +43,7 @@ check: $(BASE)/.ready
 
 # make docs   build the documentation as a site in build/docs; broken links are errors
 docs: $(DOCS)/.ready
-	$(DOCS)/bin/mkdocs -q build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs -q build --strict
 
 # make reference  write docs/reference/ from the code
 reference: $(BASE)/.ready
