@@ -7,6 +7,7 @@ With --check nothing is written: the exit code is 1 if a page differs from what 
 
 import ast
 import dataclasses
+import html
 import inspect
 import re
 import sys
@@ -386,17 +387,18 @@ def _paragraphs(text: str | None) -> str:
 
 
 def _code(text: str) -> str:
-    return _bar(f"`{text}`")
+    # A bar ends a table's cell; within backticks GitHub and MkDocs do not agree on how to escape it.
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _escape(text: str) -> str:
     """Escape what Markdown would take as a table's or an emphasis' mark."""
-    parts = re.split(r"(`[^`]*`)", _sentence(text))
-    return "".join(_bar(part) if part.startswith("`") else re.sub(r"([|*_<])", r"\\\1", part) for part in parts)
-
-
-def _bar(text: str) -> str:
-    return text.replace("|", "\\|")
+    parts = re.split(r"`([^`]*)`", _sentence(text))
+    marks = {"|": "&#124;", "<": "&lt;", "*": r"\*", "_": r"\_"}
+    return "".join(
+        _code(part) if index % 2 else re.sub(r"[|<*_]", lambda mark: marks[mark[0]], part)
+        for index, part in enumerate(parts)
+    )
 
 
 if __name__ == "__main__":
