@@ -11,33 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common import wire
 from ..common.protocol import Done, SequenceRequest
-from .errors import BadRequestError
+from ..common.wire import BadRequestError
 from .responses import text_array
 
-_RENAMED = {
-    "text_input": "prompts",
-    "max_tokens": "max_length",
-    "min_tokens": "min_length",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "temperature": "temperature",
-    "seed": "random_seed",
-    "repetition_penalty": "repetition_penalty",
-    "return_log_probs": "compute_logprob",
-}
+_RENAMED = {tensor.trtllm.name: tensor.name for tensor in wire.INPUTS if tensor.trtllm is not None}
 _ONLY = {"beam_width": 1, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Inputs that can have no other value here."""
+"""Inputs that have no other value here."""
 
-INPUTS = (
-    *_RENAMED,
-    *_ONLY,
-    "stop_words",
-    "stream",
-    "exclude_input_in_output",
-    "return_num_input_tokens",
-    "return_num_output_tokens",
-)
+INPUTS = frozenset(alias.name for alias, _ in wire.TRTLLM_INPUTS)
 """Names of the inputs, each of shape (1, 1), `stop_words` of (1, any). The token counts come in any case."""
 
 
