@@ -21,10 +21,10 @@ import typer
 
 from trition_repo_gen.cli import _flags, app
 from trition_repo_gen.cli._options import BUILD
-from trition_repo_gen.repository.render import templates_folder
 from trition_repo_gen.rest import requests as rest_requests
 from trition_repo_gen.rest.app import create_app
 from trition_repo_gen.rest.options import RestOptions
+from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
 FOLDER = Path(__file__).parents[1] / "docs/reference"
@@ -229,6 +229,7 @@ def _fields(definition: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str
             bounds = "; ".join(dict.fromkeys(_bounds(field, schemas)))
             presence = "required" if name in required else ""
             rows.append([f"`{name}`", _json_type(field, schemas), presence, _escape(bounds)])
+    rows.sort(key=lambda row: row[2] != "required")
     yield from _table(["field", "type", "", "bounds"], rows)
     if refused:
         yield "Refused unless they have a value that changes nothing:"
@@ -293,78 +294,66 @@ def _number(value: Any) -> str:
 # Tensors
 
 
-# What config.pbtxt cannot say: default, and what the value means.
-_INPUTS = {
-    "prompts": ("required", "UTF-8 text; with `apply_chat_template` a JSON list of messages"),
-    "images": ("none", "multimodal models: base64, a `data:` URI, an allowed URL, or a JSON list of these"),
-    "max_length": ("256; multimodal: 50", "new tokens, at least 1"),
-    "max_batch_size": ("", "accepted for older clients; has no effect"),
-    "top_k": ("1", "sample from the k most likely tokens; 1 is greedy, 0 is no limit"),
-    "top_p": ("0.0", "sample from the most likely tokens with this probability together; 0 is no limit"),
-    "temperature": ("1.0", "0 or more; 0 is greedy"),
-    "random_seed": ("random", "the same seed gives the same answer, whatever else runs"),
-    "repetition_penalty": ("1.0", "above 0; 1 is no penalty"),
-    "min_length": ("0", "new tokens before the answer may end by itself"),
-    "stop_words": (
-        "none",
-        "a JSON list of at most 64 texts of at most 256 characters; the answer ends before the first of them",
-    ),
-    "compute_logprob": ("false", "return log-probabilities"),
-    "n_top_logprobs": ("0", "most likely tokens to return for each token, at most 256"),
-    "apply_chat_template": ("false", "send the prompt through the model's chat template"),
-    "echo": ("false", "begin the answer with the prompt, log-probabilities included"),
-    "use_greedy": ("false", "greedy, whatever the other parameters say"),
-}
-_OUTPUTS = {
-    "sentences": "the answer",
-    "log_probs": "only where a sequence asked; sequences of unequal length are padded with 0",
-    "top_logprobs": "JSON: a list with one object per token; only where a sequence asked",
-    "log_probs_lengths": "how many of `log_probs` belong to each sequence",
-    "finish_reason": "`stop` or `length`",
-    "prompt_tokens": "tokens of the prompt",
-    "completion_tokens": "new tokens",
-    "tokens": "JSON: the text of each token, with `echo` the prompt's as well; only with log-probabilities",
-}
-
-
 def _tensors() -> Iterator[str]:
-    inputs, outputs = _declared("inputs"), _declared("outputs")
     yield from ("# Tensors", "")
     yield (
         "The first dimension is the batch: send `(N, 1)`. Every value belongs to its own sequence. The streaming model "
-        "`NAME_stream` has the same tensors and takes one sequence per request."
+        f"`NAME{wire.STREAM_SUFFIX}` has the same tensors and takes one sequence per request. Requests may also have "
+        f"the parameter `{wire.PRIORITY_PARAMETER}`; [Requests](../concepts/requests.md) describes it."
     )
     yield from ("", "## Inputs", "")
-    described = {"prompts": _INPUTS["prompts"], "images": _INPUTS["images"], **_INPUTS}
     yield from _table(
-        ["input", "type", "default", "description"],
-        [[f"`{name}`", inputs[name], _escape(default), _escape(text)] for name, (default, text) in described.items()],
+        ["input", "type", "default", "bounds", "description"],
+        [
+            [
+                f"`{tensor.name}`",
+                tensor.datatype,
+                _tensor_default(tensor),
+                "" if tensor.ignored else _escape(tensor.bounds),
+                _input_help(tensor),
+            ]
+            for tensor in wire.INPUTS
+        ],
     )
     yield from ("## Outputs", "")
+    yield from _output_table(wire.OUTPUTS)
+    yield from ("## Names in REST and TensorRT-LLM", "")
+    yield from _table(
+        ["input", "REST field", f"input of `NAME{wire.TRTLLM_SUFFIX}`"],
+        [
+            [f"`{tensor.name}`", f"`{tensor.rest}`" if tensor.rest else "", _alias(tensor.trtllm)]
+            for tensor in wire.INPUTS
+            if tensor.rest or tensor.trtllm
+        ],
+    )
+    yield from (f"## Tensors of NAME{wire.TRTLLM_SUFFIX}", "", "Written by `trgen build --trtllm-alias`.", "")
+    yield from _table(["input", "type"], [[f"`{alias.name}`", alias.datatype] for alias, _ in wire.TRTLLM_INPUTS])
+    yield from _output_table(wire.TRTLLM_OUTPUTS)
+
+
+def _tensor_default(tensor: wire.Input) -> str:
+    if tensor is wire.PROMPTS:
+        return "required"
+    if tensor.default is None:
+        return ""
+    text = _value(tensor.default)
+    return text if tensor.multimodal_default is None else f"{text}; multimodal {_value(tensor.multimodal_default)}"
+
+
+def _input_help(tensor: wire.Input) -> str:
+    prefix = "Multimodal models. " if tensor.multimodal_only else "JSON. " if isinstance(tensor, wire.Json) else ""
+    return _escape(prefix + tensor.help)
+
+
+def _output_table(outputs: Iterable[wire.Output]) -> Iterator[str]:
     yield from _table(
         ["output", "type", "description"],
-        [[f"`{name}`", outputs[name], _escape(_OUTPUTS[name])] for name in outputs],
+        [[f"`{tensor.name}`", tensor.datatype, _escape(tensor.help)] for tensor in outputs],
     )
-    yield from (
-        "## Tensors of `NAME_trtllm`",
-        "",
-        "What `trgen build --trtllm-alias` writes takes TensorRT-LLM's tensors:",
-        "",
-    )
-    for kind in ("inputs", "outputs"):
-        names = _declared(kind, trtllm=True)
-        yield from _table(
-            [kind.removesuffix("s"), "type"], [[f"`{name}`", datatype] for name, datatype in names.items()]
-        )
 
 
-def _declared(kind: str, *, trtllm: bool = False) -> dict[str, str]:
-    """Return the datatypes of a model's tensors by name, as the template of config.pbtxt declares them."""
-    text = (templates_folder() / "config.pbtxt.j2").read_text()
-    (lists,) = re.findall(rf"set {kind} = \[(.*?)%}}", text, re.DOTALL)
-    found = re.findall(r'"(\w+)", "TYPE_(\w+)"', lists.split("else [")[0 if trtllm else 1])
-    declared = {name: datatype.replace("STRING", "BYTES") for name, datatype in found}
-    return declared if trtllm or kind == "outputs" else {**declared, "images": "BYTES"}
+def _alias(alias: wire.Alias | None) -> str:
+    return "" if alias is None else f"`{alias.name}`"
 
 
 # Markdown
