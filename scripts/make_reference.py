@@ -217,20 +217,21 @@ def _rest() -> Iterator[str]:
 
 
 def _fields(definition: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
-    neutral = rest_requests._NEUTRAL
+    neutral, tensors = rest_requests._NEUTRAL, {tensor.rest: tensor for tensor in rest_requests.AS_IS}
     required = definition.get("required", [])
     rows, refused, ignored = [], [], []
     for name, field in definition.get("properties", {}).items():
         if name in neutral:
             refused.append(name)
-        elif not field.keys() - {"title"}:
+        elif not field.keys() - {"title"} and name not in tensors:
             ignored.append(name)
         else:
             bounds = "; ".join(dict.fromkeys(_bounds(field, schemas)))
             presence = "required" if name in required else ""
-            rows.append([f"`{name}`", _json_type(field, schemas), presence, _escape(bounds)])
+            help_ = tensors[name].help if name in tensors else field.get("description", "")
+            rows.append([f"`{name}`", _json_type(field, schemas), presence, _escape(bounds), _escape(help_)])
     rows.sort(key=lambda row: row[2] != "required")
-    yield from _table(["field", "type", "", "bounds"], rows)
+    yield from _table(["field", "type", "", "bounds", "description"], rows)
     if refused:
         yield "Refused unless they have a value that changes nothing:"
         yield from ("", *(f"- `{name}`: {_neutral_values(neutral[name])}" for name in refused), "")
