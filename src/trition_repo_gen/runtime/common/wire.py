@@ -416,11 +416,15 @@ OUTPUTS = (
     Output(name="tokens", datatype="BYTES", help="JSON: how each token is spelt; with compute_logprob."),
 )
 
+TRTLLM_ONLY = {
+    Alias(name="beam_width", datatype="INT32"): 1,
+    Alias(name="presence_penalty", datatype="FP32"): 0.0,
+    Alias(name="frequency_penalty", datatype="FP32"): 0.0,
+}
+"""Inputs of the alias that may have no other value."""
 TRTLLM_INPUTS: tuple[tuple[Alias, int], ...] = (
     *((tensor.trtllm, 1) for tensor in INPUTS if tensor.trtllm is not None),
-    (Alias(name="beam_width", datatype="INT32"), 1),
-    (Alias(name="presence_penalty", datatype="FP32"), 1),
-    (Alias(name="frequency_penalty", datatype="FP32"), 1),
+    *((alias, 1) for alias in TRTLLM_ONLY),
     (Alias(name="stop_words", datatype="BYTES"), -1),
     (Alias(name="stream", datatype="BOOL"), 1),
     (Alias(name="exclude_input_in_output", datatype="BOOL"), 1),
