@@ -97,7 +97,7 @@ def _flag(names: str, text: str) -> list[str]:
     while match := re.search(r"\s*\[([^\[\]]*)\]$", text):
         text = text[: match.start()]
         parts = [part for part in match[1].split("; ") if not re.search(r"[<>]=?\s*x|x\s*[<>]=?", part)]
-        default = "; ".join(parts).removeprefix("default: ") or default
+        default = re.sub(r"^\((.*)\)$", r"\1", "; ".join(parts).removeprefix("default: ")) or default
     return [_code(names), "required" if default == "required" else _escape(default), _escape(text)]
 
 
@@ -125,28 +125,26 @@ _FLAG_DEFAULT = re.compile(r"\s*\[default: [^\]]*\]$")
 
 
 def _settings(settings: type[Any]) -> Iterator[str]:
-    described = {name: text for base in reversed(settings.__mro__) for name, text in _descriptions(base)}
+    owners = [base for base in reversed(settings.__mro__) if dataclasses.is_dataclass(base)]
+    described = {name: text for owner in owners for name, text in _descriptions(owner)}
     # What a setting's own docstring does not say, the flag of the same name does.
     flags = {name: _FLAG_DEFAULT.sub("", option.help or "") for name, option in BUILD.flags.items()}
     hints = typing.get_type_hints(settings)
-    rows = []
+    groups: dict[type[Any], list[list[str]]] = {}
     for field in dataclasses.fields(settings):
+        owner = next(owner for owner in owners if field.name in inspect.get_annotations(owner))
         default = "required" if field.default is dataclasses.MISSING else _value(field.default)
-        rows.append(
-            [
-                f"`{field.name.upper()}`",
-                _type(hints[field.name]),
-                default,
-                _escape(described.get(field.name) or flags.get(field.name, "")),
-            ]
-        )
-    yield from _table(["parameter", "type", "default", "description"], rows)
+        text = described.get(field.name) or flags.get(field.name, "")
+        row = [f"`{field.name.upper()}`", _type(hints[field.name]), default, _escape(text)]
+        groups.setdefault(owner, []).append(row)
+    for owner, rows in groups.items():
+        if len(groups) > 1:
+            yield from (_escape((owner.__doc__ or "").partition("\n\n")[0]), "")
+        yield from _table(["parameter", "type", "default", "description"], rows)
 
 
 def _descriptions(owner: type[Any]) -> Iterator[tuple[str, str]]:
     """Yield name and docstring of the fields that a class itself declares."""
-    if not dataclasses.is_dataclass(owner):
-        return
     (definition,) = ast.parse(inspect.cleandoc(inspect.getsource(owner))).body
     assert isinstance(definition, ast.ClassDef)
     for field, after in zip(definition.body, definition.body[1:], strict=False):
@@ -163,7 +161,7 @@ def _value(value: object) -> str:
 def _type(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
-    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[hint]
+    return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}.get(hint, _escape(str(hint)))
 
 
 # Metrics
