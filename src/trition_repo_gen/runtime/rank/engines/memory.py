@@ -20,6 +20,11 @@ _LEAST_STEP_TOKENS = 16384
 """Megatron Core's own default of `max_tokens`."""
 _BYTES_PER_LOGIT = 48
 """While sequences are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
+BLOCK_TOKENS = 256
+"""Tokens of a block of the KV cache, as FlashAttention reads it fastest."""
+SMALL_BLOCK_TOKENS = 64
+"""Tokens of a block where FlashMLA reads it (megatron-core 0.19.2, dynamic_context.py:297 asserts it), of the cache of
+multimodal models, and on a CPU, where large blocks would waste much of a small cache."""
 GATHERED_TOKENS = 2**16
 """Cached tokens whose keys and values a multimodal model copies together, unless one sequence has more."""
 _IMAGE_TOKEN = 4 * (3 * 1280 + 4 * 5120)
@@ -46,6 +51,17 @@ class ModelSizes:
         """Take them from an object that has them as attributes, where None stands for 0."""
         names = [field.name for field in fields(cls) if field.name != "vocab_size"]
         return cls(vocab_size=vocab_size, **{name: getattr(source, name, None) or 0 for name in names})
+
+
+def kv_block_tokens(*, multimodal: bool, latents: bool, on_gpu: bool) -> int:
+    """Return the tokens of a block of the KV cache.
+
+    Args:
+        multimodal: whether prompts come with images, so that the engine for such models runs it.
+        latents: whether the model has multi-latent attention.
+        on_gpu: whether the ranks have GPUs.
+    """
+    return SMALL_BLOCK_TOKENS if multimodal or latents or not on_gpu else BLOCK_TOKENS
 
 
 def item_size(dtype: Dtype) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
+from ..memory import kv_block_tokens
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -24,10 +26,6 @@ class LoadedModel:
 
 
 def kv_block_size(model_config: Any) -> int:
-    """Return the tokens per block of the KV cache.
-
-    FlashMLA reads blocks of 64 (megatron-core's dynamic_context.py:297 asserts it); FlashAttention wants 256. On a CPU
-    small blocks waste less of a small cache.
-    """
+    """Return the tokens of a block of the KV cache, of a model with this `TransformerConfig` on this machine."""
     latents = isinstance(model_config, MLATransformerConfig) or getattr(model_config, "multi_latent_attention", False)
-    return 64 if latents or not torch.cuda.is_available() else 256
+    return kv_block_tokens(multimodal=False, latents=latents, on_gpu=torch.cuda.is_available())

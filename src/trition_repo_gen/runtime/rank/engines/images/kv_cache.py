@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK_SIZE = 64
-"""Tokens."""
+from ..memory import SMALL_BLOCK_TOKENS as BLOCK_SIZE
+
+__all__ = ["BLOCK_SIZE", "KVCache"]
 
 
 class KVCache:
