@@ -22,7 +22,7 @@ def main() -> None:
     from runtime.rank import cpu
 
     cpu.install()
-    from runtime.rank.loaders import megatron_bridge
+    from runtime.rank.loaders import bridge_text
 
     cpu.after_import()
     from megatron.core import parallel_state
@@ -59,7 +59,7 @@ def main() -> None:
             tensor_parallel_size=dist.get_world_size(),
             num_gpus=dist.get_world_size(),
         )
-        loaded = megatron_bridge.load(settings, device_is_cpu=True, progress=lambda text: None)
+        loaded = bridge_text.load(settings, on_cpu=True, progress=lambda text: None)
         codec = TextCodec(loaded.tokenizer)
         plain = answers(RankEngine(loaded, settings, codec), codec)
         halves = fuse(loaded.model, settings.max_sequence_length)

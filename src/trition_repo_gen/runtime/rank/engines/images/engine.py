@@ -8,8 +8,6 @@ token of each other sequence. Layers work on tokens alone; only attention has to
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,25 +21,11 @@ from ..memory import ModelSizes, tokens_per_step
 from ..sampling import Sampler
 from ..text import Images, Prompt, TextCodec
 from .attention import Batch
-from .families import MultimodalModel
 from .kv_cache import KVCache
+from .loaded import LoadedMultimodalModel
 from .pipeline import MicroBatch, Pipeline
 from .positions import positions_of
 from .sequences import Chosen, LogProbs, RunningSequence
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedMultimodalModel:
-    """What serving needs of a checkpoint."""
-
-    model: MultimodalModel
-    """This rank's part, in eval mode, on this rank's device."""
-    processor: Any
-    """A processor of `transformers`."""
-    eos_ids: list[int]
-    """Tokens that end an answer, the tokenizer's own first."""
-    vocab_size: int
-    """Rows of the vocabulary before padding."""
 
 
 class MultimodalEngine:

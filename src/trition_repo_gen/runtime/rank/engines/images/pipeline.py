@@ -10,7 +10,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from .attention import Batch
-from .families import ImageFeatures, MultimodalModel
+from .model import ImageFeatures, MultimodalModel
 
 
 @dataclass(frozen=True)
@@ -90,25 +90,25 @@ class Pipeline:
 
     def _run(self, micro_batch: MicroBatch) -> Tensor:
         tokens = micro_batch.tokens
-        seen = (tokens == self._model.image_token)[None]
+        is_image = (tokens == self._model.image_token)[None]
         embeddings, features = None, None
         if self.is_first:
             embeddings = self._model.language_model.embedding(input_ids=tokens[None], position_ids=None)
             if micro_batch.images:
                 features = self._encode_images(micro_batch)
                 embeddings = embeddings.clone()
-                embeddings[seen[0], 0] = features.embeddings.to(embeddings.dtype)
+                embeddings[is_image[0], 0] = features.embeddings.to(embeddings.dtype)
         else:
             shape = (len(tokens), 1, self._config.hidden_size)
             received = torch.empty(shape, dtype=self._config.params_dtype, device=self._device)
             dist.recv(received, parallel_state.get_pipeline_model_parallel_prev_rank())
             self._model.language_model.set_input_tensor(received)
         self._wanted = micro_batch.wanted
-        return self._model.read(embeddings, micro_batch.positions, features, seen, micro_batch.batch)
+        return self._model.forward(embeddings, micro_batch.positions, features, is_image, micro_batch.batch)
 
     def _encode_images(self, micro_batch: MicroBatch) -> ImageFeatures:
         """Run the vision tower prompt by prompt: what it makes of one does not depend on the others."""
-        features = [self._model.look(patches, grids) for patches, grids in micro_batch.images]
+        features = [self._model.encode_images(patches, grids) for patches, grids in micro_batch.images]
         deepstack = zip(*(each.deepstack for each in features), strict=True)
         return ImageFeatures(
             torch.cat([each.embeddings for each in features]), [torch.cat(layer) for layer in deepstack]
