@@ -73,7 +73,9 @@ class TestAThirdKind:
 
     @pytest.mark.usefixtures("safetensors")
     def test_an_empty_folder_lacks_its_marks_as_well(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"neither context/io\.json .* nor model\.safetensors \(safetensors\); write"):
+        with pytest.raises(
+            CheckpointError, match=r"neither context/io\.json .* nor model\.safetensors \(safetensors\); write"
+        ):
             recognise(tmp_path)
 
 

@@ -110,8 +110,8 @@ def without_tensorstore() -> None:
 def projector_layers(column_parallel: type, row_parallel: type) -> None:
     """Give nemo-toolkit's projector its linear layers.
 
-    nemo-toolkit 2.7.3 (collections/vlm/vision/base.py:27) imports them from a module that megatron-core 0.16 lacks, so
-    that they are None on any machine.
+    nemo-toolkit 2.7.3 (collections/vlm/vision/base.py:27) imports Transformer Engine's from a deprecated module of
+    Megatron Core: they are None where it is gone, and placeholders where Transformer Engine is not installed.
 
     Args:
         column_parallel: class of the first layer.
