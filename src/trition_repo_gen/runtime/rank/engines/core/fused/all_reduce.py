@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 from . import one_row
-from .launch import after_the_last, begin_the_next, dependent
 
 _BYTES = 8 << 20
 """The largest message that goes through symmetric memory."""

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 from .kernels import Places, RotaryParameters, store, turned
-from .launch import after_the_last, begin_the_next, dependent
 
 _TILE = 64
 """Keys that are read at a time; blocks of the cache have a multiple of it."""

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import after_the_last, begin_the_next, dependent
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 
 _SILU_BLOCK = 1024
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import after_the_last, begin_the_next, dependent
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 
 _BLOCK_OUT = 4
 """Weights' rows that a program reads, those of gates among them; two stamped pairs' numbers."""
