@@ -55,7 +55,7 @@ def recognise(path: Path, expected: CheckpointKind | None = None) -> CheckpointK
 def read(
     path: Path, *, kind: CheckpointKind | None = None, multimodal: bool = False, needs_tokenizer: bool = True
 ) -> Checkpoint:
-    """Return what the checkpoint at a path says about itself.
+    """Return the description of the checkpoint at a path.
 
     Args:
         path: its root, or a part of it, such as one iteration.

@@ -11,7 +11,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _PlainLoader(_Loader):  # type: ignore[misc]
-    """A safe loader that reads an unknown tag, such as `!!python/tuple`, as the plain data below it."""
+    """A safe loader that reads a node with an unknown tag, such as `!!python/tuple`, as plain data."""
 
 
 def _plain(loader: Any, _suffix: str, node: yaml.Node) -> Any:

@@ -200,7 +200,7 @@ def _instead(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: in
 
 
 def _with_tensor_ranks(checkpoint: Checkpoint, layout: Layout, ranks: int) -> Layout | None:
-    """Return the layout with so many tensor-parallel ranks, None where the model cannot be cut like that."""
+    """Return the layout with so many tensor-parallel ranks, None where the model cannot be sharded like that."""
     experts = layout.expert_tensor_parallel_size if layout.expert_parallel_size > 1 else 0
     wider = replace(layout, tensor_parallel_size=ranks, expert_tensor_parallel_size=experts, num_gpus=0)
     try:

@@ -13,7 +13,7 @@ def read_checkpoint(options: BuildOptions) -> Checkpoint:
     """Read the checkpoint that the options name. Where no flag says its kind, the folder does.
 
     Raises:
-        CheckpointError: they name none or two, or it is not served as they say.
+        CheckpointError: they name none or two, or the checkpoint is not served, or not like that.
     """
     path, kind = _named(options)
     _check_processor(options.processor_name)

@@ -27,12 +27,12 @@ RUNTIME = Path(families.__file__).parents[4]
 @pytest.fixture
 def safetensors(make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> CheckpointKind:
     """A third kind, a folder with a `model.safetensors`, registered in one line."""
-    told = checkpoints.read(make_checkpoint("told"))
+    template = checkpoints.read(make_checkpoint("template"))
 
     def read(path: Path, options: ReadOptions) -> Checkpoint:
         if options.needs_tokenizer and not (path / "tokenizer.json").is_file():
             raise CheckpointError(f"{path} holds no tokenizer; write --tokenizer PATH.")
-        return dataclasses.replace(told, kind="safetensors", root=path, iteration=path)  # type: ignore[arg-type]
+        return dataclasses.replace(template, kind="safetensors", root=path, iteration=path)  # type: ignore[arg-type]
 
     kind = dataclasses.replace(
         KINDS["megatron_bridge"],

@@ -1,4 +1,4 @@
-"""What Megatron Core's engine needs of a loaded checkpoint."""
+"""The type that a loader returns for a language model."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..memory import kv_block_tokens
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What serving needs of a checkpoint."""
+    """A loaded language model and its tokenizer."""
 
     model: torch.nn.Module
     """This rank's part, in eval mode, on this rank's device; `model.config` is its `TransformerConfig`."""
     tokenizer: Any
     """A fast tokenizer of `transformers`."""
     eos_ids: list[int]
-    """Tokens that end an answer, the tokenizer's own first; empty where the checkpoint knows none."""
+    """Tokens that end an answer, the tokenizer's own first; empty where the checkpoint names none."""
     vocab_size: int
-    """Rows of the vocabulary before padding. The tokenizer may know fewer."""
+    """Tokens of the vocabulary before padding. The tokenizer may have fewer."""
 
 
 def kv_block_size(model_config: Any) -> int:

@@ -1,4 +1,4 @@
-"""What the multimodal engine needs of a loaded checkpoint."""
+"""The type that a loader returns for a multimodal model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .model import MultimodalModel
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedMultimodalModel:
-    """What a loader returns of a multimodal model."""
+    """A loaded multimodal model and its processor."""
 
     model: MultimodalModel
     """This rank's part, in eval mode, on this rank's device."""
