@@ -20,9 +20,9 @@ _LEAST_STEP_TOKENS = 16384
 """Megatron Core's own default of `max_tokens`."""
 _BYTES_PER_LOGIT = 48
 """While sequences are sampled: float32 logits, their sorted copies, and noise, made from int64."""
-BLOCK_TOKENS = 256
+KV_BLOCK_TOKENS = 256
 """Tokens of a block of the KV cache, as FlashAttention reads it fastest."""
-SMALL_BLOCK_TOKENS = 64
+SMALL_KV_BLOCK_TOKENS = 64
 """Tokens of a block where FlashMLA reads it (megatron-core 0.19.2, dynamic_context.py:297 asserts it), of the cache of
 multimodal models, and on a CPU, where large blocks would waste much of a small cache."""
 GATHERED_TOKENS = 2**16
@@ -61,7 +61,7 @@ def kv_block_tokens(*, multimodal: bool, latents: bool, on_gpu: bool) -> int:
         latents: whether the model has multi-latent attention.
         on_gpu: whether the ranks have GPUs.
     """
-    return SMALL_BLOCK_TOKENS if multimodal or latents or not on_gpu else BLOCK_TOKENS
+    return SMALL_KV_BLOCK_TOKENS if multimodal or latents or not on_gpu else KV_BLOCK_TOKENS
 
 
 def item_size(dtype: Dtype) -> int:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..memory import SMALL_BLOCK_TOKENS as BLOCK_SIZE
+from ..memory import SMALL_KV_BLOCK_TOKENS as BLOCK_SIZE
 
 __all__ = ["BLOCK_SIZE", "KVCache"]
 
