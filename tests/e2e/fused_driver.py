@@ -26,7 +26,7 @@ def main() -> None:
 
     cpu.after_import()
     from megatron.core import parallel_state
-    from runtime.common.protocol import Row
+    from runtime.common.protocol import SequenceRequest
     from runtime.common.settings import Settings
     from runtime.rank.engines.core.engine import RankEngine
     from runtime.rank.engines.core.fused import decoding
@@ -42,7 +42,7 @@ def main() -> None:
 
     def answers(engine: RankEngine, codec: TextCodec) -> list[Any]:
         for request_id, text in enumerate(PROMPTS, 1):
-            row = Row(prompt=text, max_length=MAX_LENGTH, min_length=MAX_LENGTH, log_probs=True, echo=True)
+            row = SequenceRequest(prompt=text, max_length=MAX_LENGTH, min_length=MAX_LENGTH, log_probs=True, echo=True)
             engine.add(request_id, row, codec.encode(row), watch=False)
         found = {}
         while engine.has_work:
