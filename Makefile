@@ -35,11 +35,12 @@ demo: $(BASE)/.ready $(MEGATRON)/.ready
 demo-multimodal: $(BASE)/.ready $(NEMO)/.ready
 	$(BASE)/bin/python examples/demo_multimodal.py
 
-# make check  only the linters and the type checker
+# make check  only the linters, the type checker and the rules of imports
 check: $(BASE)/.ready
 	$(BASE)/bin/ruff check .
 	$(BASE)/bin/ruff format --check .
 	$(BASE)/bin/mypy
+	$(BASE)/bin/lint-imports
 
 # make docs   build the documentation as a site in build/docs; broken links are errors
 docs: $(DOCS)/.ready

@@ -27,7 +27,7 @@ def _argmax_on(kind: str) -> Callable[[Tensor], Tensor]:
     if kind == "cpu":
         return by_torch
     try:
-        from ..core.fused.argmax import argmax as fused
+        from ..kernels.argmax import argmax as fused
 
         fused(torch.zeros(1, 1, device=kind))
     except Exception as error:  # whatever a compiler says: there is another way

@@ -1,4 +1,4 @@
-"""Kernels that begin while the one before them still runs: programmatic dependent launch, on Hopper and later."""
+"""Start kernels while the previous one still runs: programmatic dependent launch, on Hopper and later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 def dependent(device: torch.device) -> dict[str, Any]:
-    """Return the arguments with which a kernel that calls the functions below is launched on this device.
+    """Return the launch arguments of a kernel that calls the functions below on this device.
 
-    A kernel that is launched like this must call `after_the_last` before it reads what another wrote, and before it
-    writes: only then is every kernel before it done.
+    Such a kernel must call `after_the_last` before it reads what another kernel wrote, and before it writes anything:
+    the kernels before it have finished only then.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 9:
         return {"DEPENDENT": False}
@@ -23,7 +23,7 @@ def dependent(device: torch.device) -> dict[str, Any]:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def begin_the_next(DEPENDENT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Let the next kernel begin as soon as there is room beside this one."""
+    """Let the next kernel start as soon as the GPU has resources for it."""
     if DEPENDENT:
         gdc_launch_dependents()
 

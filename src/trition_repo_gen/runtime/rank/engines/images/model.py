@@ -1,4 +1,4 @@
-"""What the engine needs of a model that takes images, and the model classes that give it."""
+"""What the engine needs of a multimodal model. Each family has a subclass in `families/`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .attention import Batch, CachedAttention
@@ -17,8 +16,8 @@ from .kv_cache import KVCache
 class ImageFeatures:
     """Images as the language model takes them.
 
-    `embeddings` are (tokens, hidden size) and take the places of the images' tokens; `deepstack` are as many more for
-    each of the first layers, which are added there (Qwen3-VL), or none.
+    `embeddings` are (tokens, hidden size) and replace the embeddings of the images' tokens. `deepstack` are further
+    embeddings of that shape, one for each of the first layers, added to the layer's output (Qwen3-VL), or none.
     """
 
     embeddings: Tensor
@@ -26,11 +25,11 @@ class ImageFeatures:
 
 
 class MultimodalModel:
-    """A model of images and text, of which this rank has a part.
+    """This rank's part of a model of images and text.
 
     Args:
-        model: the whole of that part.
-        image_token: the token that stands for a image's patches.
+        model: the library's module.
+        image_token: the token that stands for an image's patches.
     """
 
     def __init__(self, model: Any, image_token: int):
@@ -57,7 +56,7 @@ class MultimodalModel:
             attention.core_attention = cached
             self._attentions.append(cached)
 
-    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
+    def encode_images(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
         """Run the vision tower; only on the first pipeline stage.
 
         Args:
@@ -66,12 +65,12 @@ class MultimodalModel:
         """
         raise NotImplementedError
 
-    def read(
+    def forward(
         self,
         embeddings: Tensor | None,
         positions: Tensor,
         features: ImageFeatures | None,
-        seen: Tensor,
+        is_image: Tensor,
         batch: Batch,
     ) -> Tensor:
         """Run the language model's layers of this stage.
@@ -79,9 +78,9 @@ class MultimodalModel:
         Args:
             embeddings: (tokens, 1, hidden size); None on later stages, which were given their input.
             positions: int64[3, 1, tokens]
-            features: what `embeddings` contain of images.
-            seen: bool[1, tokens], which tokens are images'.
-            batch: whose the tokens are.
+            features: the images whose embeddings are among `embeddings`.
+            is_image: bool[1, tokens], which tokens are images'.
+            batch: which tokens belong to which sequence.
 
         Returns:
             logits (1, chosen tokens, vocabulary) on the last stage, else hidden states (tokens, 1, hidden size).
@@ -94,44 +93,10 @@ class MultimodalModel:
             attention_mask=None,
             decoder_input=embeddings,
             runtime_gather_output=True,
-            **self._extra(features, seen),
+            **self._extra_arguments(features, is_image),
         )
         return output
 
-    def _extra(self, features: ImageFeatures | None, seen: Tensor) -> dict[str, Any]:
+    def _extra_arguments(self, features: ImageFeatures | None, is_image: Tensor) -> dict[str, Any]:
+        """Return what the family's language model takes besides."""
         return {}
-
-
-class NemoQwen2VL(MultimodalModel):
-    """nemo.collections.vlm's Qwen2-VL and Qwen2.5-VL (nemo-toolkit 2.7, qwen2vl/model/base.py: `MCoreQwen2VLModel`)."""
-
-    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
-        """See `VisionLanguage.look`."""
-        embeddings = self.model.vision_projection(self.model.vision_model(patches, grid_thw=grids))
-        if self.model.model_version == "qwen25-vl":
-            # Its tower works window by window and leaves the tokens in that order.
-            embeddings = embeddings[torch.argsort(self.model.vision_model.window_index)]
-        return ImageFeatures(embeddings)
-
-
-class BridgeQwen25VL(MultimodalModel):
-    """Megatron-Bridge's Qwen2.5-VL (0.6.2, models/qwen_vl/modeling_qwen25_vl.py), with transformers' vision tower."""
-
-    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
-        """See `VisionLanguage.look`."""
-        images = self.model.get_image_features(patches, grids, return_dict=True).pooler_output
-        return ImageFeatures(torch.cat(tuple(images)))
-
-
-class BridgeQwen3VL(MultimodalModel):
-    """Megatron-Bridge's Qwen3-VL (0.6.2, models/qwen_vl/modelling_qwen3_vl/model.py)."""
-
-    def look(self, patches: Tensor, grids: Tensor) -> ImageFeatures:
-        """See `VisionLanguage.look`."""
-        embeddings, deepstack = self.model.vision_model(hidden_states=patches, grid_thw=grids)
-        return ImageFeatures(embeddings, deepstack)
-
-    def _extra(self, features: ImageFeatures | None, seen: Tensor) -> dict[str, Any]:
-        if features is None:
-            return {}
-        return {"visual_pos_masks": seen, "deepstack_visual_embeds": list(features.deepstack)}

@@ -1,4 +1,7 @@
-"""The processor of a model that takes images: its tokenizer, its chat template, and how it cuts images up."""
+"""Find and load the processor of a multimodal model: its tokenizer, its chat template and its image preprocessing.
+
+Importing this module needs the standard library only: `trgen build` looks for processors with it as well.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from ...common.errors import LoadError
 from . import tokenizer
 
 MARKER = "preprocessor_config.json"
-"""The file that a processor's folder has and a tokenizer's has not."""
+"""The file that a processor's folder has and a tokenizer's folder lacks."""
 _NEWER_MARKER = "processor_config.json"
-"""Since transformers 5."""
+"""The same since transformers 5."""
 
 
 def is_processor(folder: Path) -> bool:
@@ -23,7 +26,7 @@ def is_processor(folder: Path) -> bool:
 def nemo2_folders(checkpoint: Path) -> list[Path]:
     """Return where a NeMo 2.0 checkpoint may hold its processor.
 
-    NeMo keeps a copy of the tokenizer's folder in the context, which may have been a whole processor's.
+    NeMo copies the tokenizer's folder into the context; that folder may have held a whole processor.
     """
     context = checkpoint / "context"
     return [
@@ -34,10 +37,10 @@ def nemo2_folders(checkpoint: Path) -> list[Path]:
 
 
 def load(setting: str, folders: Sequence[Path]) -> Any:
-    """Load the processor. Code that a processor brings along is never run.
+    """Load the processor. Code that its folder holds is never run.
 
     Args:
-        setting: a folder or a hub's name that comes before the others; empty for none.
+        setting: a folder or a hub's name to use instead of the checkpoint's processor; empty for none.
         folders: where the checkpoint may hold it.
 
     Raises:

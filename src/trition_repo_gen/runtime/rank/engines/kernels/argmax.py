@@ -1,4 +1,4 @@
-"""The largest number of each row, in Triton: torch gives one row of a vocabulary to one of a GPU's multiprocessors."""
+"""Argmax of each row, in Triton: torch runs a row of a whole vocabulary on one multiprocessor of the GPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .launch import after_the_last, begin_the_next, dependent
 
 _BLOCK = 2048
 _PROGRAMS = 1056
-"""Eight for each multiprocessor of a Hopper GPU."""
+"""Eight per multiprocessor of a Hopper GPU."""
 _MOST_PARTS = 64
 
 
 def argmax(x: Tensor) -> Tensor:
-    """Return the column of each row's largest number; of equal ones, the first. What is no number is passed over.
+    """Return the column of each row's largest number; the first of equal ones. NaN is skipped.
 
     Args:
         x: [rows, columns], at least one row.
@@ -47,11 +47,11 @@ def _search(  # type: ignore[no-untyped-def]
     after_the_last(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     begin = tl.program_id(1) * span
-    send_queue = tl.arange(0, BLOCK)
+    lane = tl.arange(0, BLOCK)
     best = tl.full([BLOCK], float("-inf"), tl.float32)
-    place = begin + send_queue
+    place = begin + lane
     for start in range(begin, tl.minimum(begin + span, columns), BLOCK):
-        column = start + send_queue
+        column = start + lane
         number = tl.load(x + row * stride + column, mask=column < columns, other=float("-inf")).to(tl.float32)
         place = tl.where(number > best, column, place)
         best = tl.maximum(best, number)
