@@ -69,6 +69,9 @@ def read(
     found = recognise(path, kind)
     path = expanded(path).absolute()
     with _readable(path):
+        if found.multimodal_only and not multimodal:
+            root = found.find_root(path) or path
+            raise CheckpointError(f"{root} is a {found.title} checkpoint; {found.instead(root)}.")
         return found.read(path, ReadOptions(multimodal, needs_tokenizer))
 
 

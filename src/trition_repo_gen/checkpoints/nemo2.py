@@ -57,8 +57,6 @@ def _instead(root: Path) -> str:
 def _read(path: Path, options: ReadOptions) -> Checkpoint:
     """Read the checkpoint at a path, its root or one of its two folders; see `CheckpointKind.read`."""
     root = _find_root(path) or path
-    if not options.multimodal:
-        raise CheckpointError(f"{root} is a {KIND.title} checkpoint; {_instead(root)}.")
     weights_bytes = _check_complete(root)
     try:
         model = Graph(root / "context").model
@@ -198,6 +196,7 @@ def _dtype(config: Config) -> Dtype:
 KIND = CheckpointKind(
     name="nemo2",
     title="NeMo 2.0",
+    multimodal_only=True,
     marks=(f"context/{IO_JSON}",),
     folder="the folder that NeMo saved, with context and weights in it",
     find_root=_find_root,
