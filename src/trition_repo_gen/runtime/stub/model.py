@@ -50,8 +50,8 @@ class TritonPythonModel:
         try:
             limits = self._ranks.start()
         except RanksError as error:
-            self._server.mark_failed()
             self._ranks.stop()
+            self._server.mark_failed()
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes
         self._images = ImageLimits.of(settings)

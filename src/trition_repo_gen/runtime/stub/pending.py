@@ -8,9 +8,10 @@ from typing import Any
 from ..common.protocol import Answer, Refused, SequenceRequest
 from .admission import Admission
 from .open_request import OpenRequest
-from .ranks import Outcome, Ranks
+from .ranks import Ranks
 from .request_watcher import RequestWatcher
 from .responses import output_tensors
+from .router import Outcome
 from .send_queue import SendQueue
 
 

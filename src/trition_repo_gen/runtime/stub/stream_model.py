@@ -17,11 +17,11 @@ from .errors import BadRequestError, why_rejected
 from .images import ImageLimits
 from .open_request import OpenRequest
 from .priority import asked_priority
-from .ranks import Outcome
 from .remote_client import RemoteClient, StubServerGoneError
 from .request_watcher import RequestWatcher
 from .requests import INPUTS, read_sequences
 from .responses import output_tensors, text_array
+from .router import Outcome
 from .send_queue import SendQueue, SendQueues
 from .triton import input_arrays, send_error
 
