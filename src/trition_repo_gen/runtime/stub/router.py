@@ -1,4 +1,4 @@
-"""Sends sequences to the leader ranks, and what comes back to whoever submitted them."""
+"""Distributes sequences over the leader ranks, and passes their text and outcomes to the callbacks."""
 
 import time
 from collections import defaultdict
@@ -40,7 +40,7 @@ class Submission:
 
 @dataclass
 class _Load:
-    """What a leader has to do."""
+    """The load of a leader."""
 
     leader: Leader
     sequences: set[int] = field(default_factory=set)
@@ -113,7 +113,7 @@ class Router:
                 submission.on_text(text)
 
     def settle(self, connection: bytes, outcome: Outcome) -> None:
-        """Pass on the outcome of a sequence, which came from the leader with this connection."""
+        """Pass on the outcome of a sequence, which the leader with this connection has sent."""
         if load := self._loads.get(connection):
             load.sequences.discard(outcome.id)
         if submission := self._pending.pop(outcome.id, None):

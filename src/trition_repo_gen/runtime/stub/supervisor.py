@@ -40,7 +40,7 @@ class Supervisor:
         launcher: starts torchrun.
         loop: the event loop. The kernel ends torchrun and its ranks when the loop's thread ends.
         log: takes lines for the server's log.
-        owner: is told what becomes of the ranks.
+        owner: receives what becomes of the ranks.
     """
 
     def __init__(
