@@ -11,7 +11,7 @@ from trition_repo_gen.runtime.common.protocol import Answer, Cancel, Deltas, Don
 from trition_repo_gen.runtime.stub.router import Leader, Outcome, Router, Submission
 
 
-class Fixture:
+class Routing:
     """A router, what it sends, and what its callers receive."""
 
     def __init__(self, loop: Loop, metrics: CountedMetrics):
@@ -61,8 +61,8 @@ class Fixture:
 
 
 @pytest.fixture
-def fixture(loop: Loop, metrics: CountedMetrics) -> Fixture:
-    return Fixture(loop, metrics)
+def routing(loop: Loop, metrics: CountedMetrics) -> Routing:
+    return Routing(loop, metrics)
 
 
 def done(sequence_id: int) -> Done:
@@ -70,30 +70,30 @@ def done(sequence_id: int) -> Done:
     return Done(sequence_id, answer, decode_seconds=0.5)
 
 
-def test_each_sequence_goes_to_the_leader_with_the_smallest_share_of_its_slots_in_use(fixture: Fixture) -> None:
-    fixture.call(fixture.router.open, [fixture.leader("small", slots=1), fixture.leader("large", slots=3)])
+def test_each_sequence_goes_to_the_leader_with_the_smallest_share_of_its_slots_in_use(routing: Routing) -> None:
+    routing.call(routing.router.open, [routing.leader("small", slots=1), routing.leader("large", slots=3)])
 
-    fixture.submit(1, 2, 3, 4)
-    assert fixture.sent() == [("small", ["1"]), ("large", ["2", "3", "4"])]  # one frame for all of a turn
+    routing.submit(1, 2, 3, 4)
+    assert routing.sent() == [("small", ["1"]), ("large", ["2", "3", "4"])]  # one frame for all of a turn
 
-    fixture.call(fixture.router.settle, b"large", done(2))
-    fixture.call(fixture.router.settle, b"small", done(1))
-    fixture.submit(5)
-    assert fixture.sent() == [("small", ["5"])]
+    routing.call(routing.router.settle, b"large", done(2))
+    routing.call(routing.router.settle, b"small", done(1))
+    routing.submit(5)
+    assert routing.sent() == [("small", ["5"])]
 
 
-def test_text_and_outcomes_go_to_the_sequence_they_are_of(fixture: Fixture, metrics: CountedMetrics) -> None:
-    fixture.call(fixture.router.open, [fixture.leader("a", slots=4)])
-    fixture.submit(1, 2)
+def test_text_and_outcomes_go_to_the_sequence_they_are_of(routing: Routing, metrics: CountedMetrics) -> None:
+    routing.call(routing.router.open, [routing.leader("a", slots=4)])
+    routing.submit(1, 2)
 
-    fixture.call(fixture.router.pass_text, Deltas([(1, "x"), (2, "y"), (7, "of nobody"), (1, "z")]))
-    fixture.call(fixture.router.settle, b"a", done(1))
-    fixture.call(fixture.router.pass_text, Deltas([(1, "too late")]))
-    fixture.call(fixture.router.settle, b"a", done(1))
+    routing.call(routing.router.pass_text, Deltas([(1, "x"), (2, "y"), (7, "of nobody"), (1, "z")]))
+    routing.call(routing.router.settle, b"a", done(1))
+    routing.call(routing.router.pass_text, Deltas([(1, "too late")]))
+    routing.call(routing.router.settle, b"a", done(1))
 
-    assert fixture.texts == [(1, "x"), (2, "y"), (1, "z")]
-    assert fixture.outcomes.get(timeout=60) == "done"
-    assert fixture.outcomes.empty()
+    assert routing.texts == [(1, "x"), (2, "y"), (1, "z")]
+    assert routing.outcomes.get(timeout=60) == "done"
+    assert routing.outcomes.empty()
     counted = metrics.read()
     assert counted["num_requests_running"] == 1
     assert counted["request_success_total stop"] == 1
@@ -102,46 +102,46 @@ def test_text_and_outcomes_go_to_the_sequence_they_are_of(fixture: Fixture, metr
 
 
 def test_a_cancelled_sequence_is_ended_at_its_leader_and_reports_nothing(
-    fixture: Fixture, metrics: CountedMetrics
+    routing: Routing, metrics: CountedMetrics
 ) -> None:
-    fixture.call(fixture.router.open, [fixture.leader("a", slots=1), fixture.leader("b", slots=1)])
-    fixture.submit(1, 2)
-    fixture.sent()
+    routing.call(routing.router.open, [routing.leader("a", slots=1), routing.leader("b", slots=1)])
+    routing.submit(1, 2)
+    routing.sent()
 
-    fixture.call(fixture.router.cancel, 2)
-    fixture.call(fixture.router.cancel, 2)
-    fixture.call(fixture.router.settle, b"b", done(2))
+    routing.call(routing.router.cancel, 2)
+    routing.call(routing.router.cancel, 2)
+    routing.call(routing.router.settle, b"b", done(2))
 
-    assert fixture.sent() == [("b", ["end 2"])]
-    assert fixture.outcomes.empty()
+    assert routing.sent() == [("b", ["end 2"])]
+    assert routing.outcomes.empty()
     counted = metrics.read()
     assert counted["request_aborted_total"] == 1
     assert counted["num_requests_running"] == 1
 
 
-def test_without_leaders_sequences_are_refused_with_the_reason(fixture: Fixture, metrics: CountedMetrics) -> None:
-    fixture.submit(1)
-    fixture.call(fixture.router.open, [fixture.leader("a", slots=2)])
-    fixture.submit(2, 3)
-    fixture.call(fixture.router.note_usage, b"a", 0.75)
-    fixture.call(fixture.router.close, "The ranks are gone.")
-    fixture.submit(4)
-    fixture.call(fixture.router.open, [fixture.leader("b", slots=2)])
-    fixture.call(fixture.router.note_usage, b"a", 0.75)  # of a leader that is none any more
-    fixture.submit(5)
-    fixture.call(fixture.router.settle, b"b", done(5))
+def test_without_leaders_sequences_are_refused_with_the_reason(routing: Routing, metrics: CountedMetrics) -> None:
+    routing.submit(1)
+    routing.call(routing.router.open, [routing.leader("a", slots=2)])
+    routing.submit(2, 3)
+    routing.call(routing.router.note_usage, b"a", 0.75)
+    routing.call(routing.router.close, "The ranks are gone.")
+    routing.submit(4)
+    routing.call(routing.router.open, [routing.leader("b", slots=2)])
+    routing.call(routing.router.note_usage, b"a", 0.75)  # of a leader that is none any more
+    routing.submit(5)
+    routing.call(routing.router.settle, b"b", done(5))
 
-    outcomes = [fixture.outcomes.get(timeout=60) for _ in range(5)]
+    outcomes = [routing.outcomes.get(timeout=60) for _ in range(5)]
     assert outcomes == ["UNAVAILABLE Not yet.", *["UNAVAILABLE The ranks are gone."] * 3, "done"]
     counted = metrics.read()
     assert counted["request_failure_total UNAVAILABLE"] == 4
     assert counted["num_requests_running"] == counted["kv_cache_usage_perc"] == 0
 
 
-def test_the_fullest_kv_cache_is_shown(fixture: Fixture, metrics: CountedMetrics) -> None:
-    fixture.call(fixture.router.open, [fixture.leader("a", slots=1), fixture.leader("b", slots=1)])
-    fixture.call(fixture.router.note_usage, b"a", 0.25)
-    fixture.call(fixture.router.note_usage, b"b", 0.5)
-    fixture.call(fixture.router.note_usage, b"a", 0.125)
+def test_the_fullest_kv_cache_is_shown(routing: Routing, metrics: CountedMetrics) -> None:
+    routing.call(routing.router.open, [routing.leader("a", slots=1), routing.leader("b", slots=1)])
+    routing.call(routing.router.note_usage, b"a", 0.25)
+    routing.call(routing.router.note_usage, b"b", 0.5)
+    routing.call(routing.router.note_usage, b"a", 0.125)
 
     assert metrics.read()["kv_cache_usage_perc"] == 0.5
