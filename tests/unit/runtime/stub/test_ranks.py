@@ -20,18 +20,17 @@ sys.path.insert(0, {str(Path(trition_repo_gen.__file__).parents[1])!r})
 import zmq
 from trition_repo_gen.runtime.common.protocol import *
 
-context = zmq.Context()
-rank, inbox = (context.socket(zmq.DEALER) for _ in range(2))
+# One socket for what a rank sends and receives: messages of two could arrive in any order.
+rank = zmq.Context().socket(zmq.DEALER)
 rank.setsockopt(zmq.IDENTITY, b"rank 0")
-for socket in (rank, inbox):
-    socket.connect(os.environ[FRONTEND_VARIABLE])
+rank.connect(os.environ[FRONTEND_VARIABLE])
 rank.send(encode(Hello(0, os.getpid(), attempt=0, local=True, local_rank=0)))
 """
 ANSWERS = f"""{CONNECT}
-inbox.send(encode(Ready(b"rank 0", groups=1, slots=4, max_sequence_length=10, max_prompt_bytes=40)))
+rank.send(encode(Ready(b"rank 0", groups=1, slots=4, max_sequence_length=10, max_prompt_bytes=40)))
 while True:
     replies = []
-    for message in decode(inbox.recv()):
+    for message in decode(rank.recv()):
         if isinstance(message, Generate) and message.sequence.prompt != "never":
             answer = Answer(text="Hi", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
             replies += [Deltas([(message.id, "H")]), Done(message.id, answer, rest="i")]

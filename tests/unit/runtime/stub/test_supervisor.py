@@ -271,23 +271,15 @@ def test_a_group_that_was_up_is_started_again_when_the_next_start_is_late(loop: 
     group.owner.until("lost: Rank ")
 
 
-def test_stopping_ends_torchrun(loop: Loop, new_group: NewGroup) -> None:
-    group = new_group()
+def test_stopping_ends_torchrun(loop: Loop, new_group: NewGroup, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    group = new_group(f"import os\nwith open({str(started)!r}, 'w') as file: file.write(str(os.getpid()))\n{WAITS}")
     loop.call(partial(up, group))
-    (torchrun,) = [
-        int(pid)
-        for pid in os.listdir("/proc")  # noqa: PTH208
-        if pid.isdigit() and str(group.launcher.folder).encode() in _command_line(int(pid))
-    ]
+    torchrun = Path("/proc", started.read_text())
+    assert torchrun.exists()
 
     loop.call(group.supervisor.stop)
 
-    assert _command_line(torchrun) == b""
+    assert not torchrun.exists()
     assert not group.launcher.folder.exists()
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
