@@ -1,4 +1,4 @@
-"""Finds, starts, watches and stops stock tritonserver.
+"""Finds, starts, monitors and stops stock tritonserver.
 
 In a program or a test:
 
@@ -9,7 +9,7 @@ In a program or a test:
 
 `Server.start(ServeOptions(...))`, `server.wait_ready(seconds)` and `server.stop()` are the same in three steps, and
 `serve(ServeOptions(...))` is `trgen serve`: it runs until a signal comes and returns the exit code.
-`check(ServeOptions(...))` finds out what would stop it from starting, without starting anything.
+`check(ServeOptions(...))` reports what would keep the server from starting, and starts nothing.
 """
 
 from .command import Endpoint, ServeOptions

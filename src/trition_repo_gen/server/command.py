@@ -8,24 +8,24 @@ from pathlib import Path
 from trition_repo_gen.errors import ServerError, system_errors
 
 EXIT_TIMEOUT = 5
-"""Seconds that tritonserver gives requests in flight when it is told to end. Its own default, 30, is spent whole when
-a client keeps an idle connection."""
+"""Seconds that tritonserver waits for running requests when it ends. With its own default, 30, it waits the full time
+whenever a client keeps an idle connection."""
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What a user can say about a server."""
+    """The options of a server."""
 
     repository: Path
     http_address: str = "0.0.0.0"
-    """What HTTP, gRPC and metrics are bound to."""
+    """The address that HTTP, gRPC and metrics bind."""
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
     forwarded: tuple[str, ...] = ()
-    """Options for tritonserver, as they are. They win over ours."""
+    """Options for tritonserver's command line, unchanged. They override the fields above."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,27 @@ class Endpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepPlan:
-    """What will be started: the options with the forwarded ones taken in."""
+class ServerPlan:
+    """What to start: the options, overridden by the forwarded ones."""
 
     arguments: tuple[str, ...]
     """tritonserver's command line without the program."""
     http: Endpoint | None
-    """None when the user turned it off, here and below."""
+    """None if the user has turned it off; the same for the next two."""
     grpc: Endpoint | None
     metrics: Endpoint | None
     repositories: tuple[Path, ...]
     loaded: frozenset[str] | None
-    """The models that are loaded; None means all that the repositories hold."""
+    """The models to load; None means all models in the repositories."""
     exit_timeout: int
-    """Seconds that tritonserver may take for requests in flight when it ends."""
+    """Seconds that tritonserver waits for running requests when it ends."""
 
 
-def plan(options: ServeOptions) -> StepPlan:
-    """Work out the command line and what it means.
+def plan(options: ServeOptions) -> ServerPlan:
+    """Return the command line for these options, and what it results in.
 
     Raises:
-        ServerError: a forwarded option cannot be read, or is no port where one has to be.
+        ServerError: a forwarded option cannot be read, or is not a valid port.
     """
     forwarded = parse_options(options.forwarded)
 
@@ -89,7 +89,7 @@ def plan(options: ServeOptions) -> StepPlan:
     ours = {"model-repository": str(options.repository), "http-address": options.http_address}
     ours |= {"http-port": str(options.http_port), "grpc-port": str(options.grpc_port)}
     ours |= {"grpc-address": options.http_address, "metrics-port": str(options.metrics_port)}
-    # Repositories add up; of anything else tritonserver shall see one value only.
+    # tritonserver takes several repositories, but only one value of each other option.
     arguments = [
         f"--{name}={value}" for name, value in ours.items() if name not in forwarded or name == "model-repository"
     ]
@@ -97,14 +97,14 @@ def plan(options: ServeOptions) -> StepPlan:
     if "exit-timeout-secs" not in forwarded:
         arguments.append(f"--exit-timeout-secs={exit_timeout}")
     if not forwarded.keys() & {"disable-auto-complete-config", "strict-model-config"}:
-        # Auto-complete would start a second stub per model, which imports model.py only to ask for its configuration.
+        # Auto-complete starts a second stub for each model, which imports model.py only to ask for its configuration.
         arguments.append("--disable-auto-complete-config")
 
     loaded = None
     if last("model-control-mode", "none") == "explicit":
         asked = frozenset(forwarded.get("load-model", []))
         loaded = None if "*" in asked else asked
-    return StepPlan(
+    return ServerPlan(
         arguments=(*arguments, *options.forwarded),
         http=http,
         grpc=grpc,
@@ -115,7 +115,7 @@ def plan(options: ServeOptions) -> StepPlan:
     )
 
 
-def models_to_wait_for(chosen: StepPlan) -> tuple[str, ...]:
+def models_to_wait_for(chosen: ServerPlan) -> tuple[str, ...]:
     """Return the names of the models that tritonserver will load, sorted.
 
     Raises:
@@ -175,12 +175,12 @@ def find_models(repository: Path) -> list[str]:
     return names
 
 
-def check_ports(chosen: StepPlan, *others: Endpoint) -> None:
-    """Check that tritonserver will be able to bind its ports; it would find out only after it has loaded the models.
+def check_ports(chosen: ServerPlan, *others: Endpoint) -> None:
+    """Check that the ports can be bound; tritonserver itself binds them only after it has loaded the models.
 
     Args:
-        chosen: what will be started.
-        others: what else will be bound.
+        chosen: what is going to be started.
+        others: further endpoints that are going to be bound.
 
     Raises:
         ServerError: a port is in use or given twice, or the address is not this machine's.
@@ -204,10 +204,10 @@ def _check_free(endpoint: Endpoint) -> None:
             endpoint.address, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As tritonserver does: a port whose last connections linger in TIME_WAIT is free.
+            # As tritonserver does: connections in TIME_WAIT do not occupy the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (socket.gaierror, UnicodeError):  # Python's own codec refuses empty and long names between dots
+    except (socket.gaierror, UnicodeError):  # UnicodeError: Python's codec rejects empty and long labels
         raise ServerError(
             f"The address {endpoint.address!r} is unknown; write one such as 0.0.0.0 or 127.0.0.1."
         ) from None
@@ -227,7 +227,7 @@ def _check_free(endpoint: Endpoint) -> None:
 
 
 def _port(name: str, text: str) -> int:
-    # Before it is used: getaddrinfo takes any number, and binds what is left of it after 16 bits.
+    # Checked here because getaddrinfo takes any number and uses its lowest 16 bits.
     port = _number(name, text)
     if not 0 < port < 2**16:
         raise ServerError(f"tritonserver's option --{name} is {text!r}; write a port from 1 to 65535.")

@@ -11,7 +11,7 @@ from trition_repo_gen.errors import ServerError, system_errors
 from trition_repo_gen.paths import expanded
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
-"""Where NGC's containers hold it."""
+"""The path of tritonserver in NGC's containers."""
 
 WHEEL = "nvidia-pytriton"
 _WHEEL_SERVER = "pytriton/tritonserver/bin/tritonserver"
@@ -24,22 +24,22 @@ class TritonServer:
     path: Path
     """The absolute path of the program."""
     source: str
-    """What led to it, in words, such as `--tritonserver` or `PATH`."""
+    """How it was found, for messages, such as `--tritonserver` or `PATH`."""
     from_wheel: bool
-    """Whether it is the stock build that the nvidia-pytriton wheel carries, which needs preparation."""
+    """Whether it is the build inside the nvidia-pytriton wheel, which needs preparation."""
 
 
 def find_tritonserver(flag: str | None = None, environment: Mapping[str, str] | None = None) -> TritonServer:
-    """Return the tritonserver to start: the flag's, `$TRITONSERVER`'s, PATH's, the container's or the wheel's.
+    """Return the tritonserver to start.
 
-    The first of these that there is, in this order.
+    It is the first that exists of: the flag's, the one of `$TRITONSERVER`, PATH's, the container's, the wheel's.
 
     Args:
-        flag: what the user gave as `--tritonserver`.
-        environment: the process environment; `os.environ` unless given.
+        flag: the value of `--tritonserver`, if given.
+        environment: the process environment; by default `os.environ`.
 
     Raises:
-        ServerError: the flag or the variable names no program, or there is none at all.
+        ServerError: the flag or the variable does not name a program, or no tritonserver was found.
     """
     environment = os.environ if environment is None else environment
     if flag:
@@ -59,7 +59,7 @@ def find_tritonserver(flag: str | None = None, environment: Mapping[str, str] | 
 
 
 def wheel_server() -> Path | None:
-    """Return the tritonserver that the installed wheel carries, or None. Nothing of the wheel is imported."""
+    """Return the path of tritonserver inside the installed wheel, or None. The wheel is not imported."""
     try:
         distribution = importlib.metadata.distribution(WHEEL)
     except importlib.metadata.PackageNotFoundError:
@@ -89,6 +89,6 @@ def _named(value: str, source: str) -> TritonServer:
 
 
 def _found(path: Path, source: str) -> TritonServer:
-    # abspath, not resolve: NGC's containers and wrappers may link to it, and a wrapper has to stay one.
+    # abspath, not resolve: the path may be a link to a wrapper, which has to be started under its own name.
     path = Path(os.path.abspath(path))  # noqa: PTH100
     return TritonServer(path, source, path.as_posix().endswith("/" + _WHEEL_SERVER))

@@ -1,4 +1,4 @@
-"""Serves in the foreground: starts tritonserver, shows its log, ends it when the user or the system says so."""
+"""Serves in the foreground: starts tritonserver, shows its log, and ends it at a signal."""
 
 import contextlib
 import signal
@@ -8,30 +8,30 @@ from collections.abc import Iterator
 
 from .command import ServeOptions, plan
 from .descendants import wait_for
-from .process import Server, ServerExitedError, check_companion
+from .process import Server, ServerExitedError, check_rest_process
 from .rest_process import RestProcess, RunningRestProcess
 from .watch import LogView
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """The signals that end the server, as a file descriptor, so that one wait covers them and tritonserver's end."""
+    """The signals that end the server, as a file descriptor that can be waited for together with processes."""
 
     def __init__(self, receiver: socket.socket) -> None:
         self._receiver = receiver
 
     def fileno(self) -> int:
-        """The descriptor that is readable when a signal has come."""
+        """Return the descriptor, which is readable once a signal has been received."""
         return self._receiver.fileno()
 
     @property
-    def came(self) -> bool:
-        """Whether a signal has come that was not taken."""
+    def received(self) -> bool:
+        """Whether a signal has been received and not taken."""
         return bool(wait_for([self.fileno()], 0))
 
     def take(self) -> signal.Signals | None:
-        """Return the first signal that came, and forget those that have come so far."""
+        """Return the first signal received, and discard the others received so far."""
         try:
             numbers = self._receiver.recv(4096)
         except BlockingIOError:
@@ -41,14 +41,16 @@ class Signals:
 
 @contextlib.contextmanager
 def caught_signals() -> Iterator[Signals]:
-    """Within the block, SIGINT, SIGTERM and SIGHUP are only recorded. For the main thread only."""
+    """Record SIGINT, SIGTERM and SIGHUP within the block, instead of ending. For the main thread only."""
     receiver, sender = socket.socketpair()
     receiver.setblocking(False)
     sender.setblocking(False)
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    # Whoever ran us under nohup wants no end at SIGHUP. A shell's `&` ignores SIGINT too, but a script that then sends
-    # it means it.
-    caught = [number for number in _ENDING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    # nohup has SIGHUP ignored, which stays so. A shell's `&` has SIGINT ignored, but a script that sends SIGINT later
+    # wants the server to end.
+    caught = [
+        number for number in _END_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    ]
     before = {number: signal.signal(number, lambda *_: None) for number in caught}
     try:
         yield Signals(receiver)
@@ -63,27 +65,27 @@ def caught_signals() -> Iterator[Signals]:
 def serve(options: ServeOptions, *, tritonserver: str | None = None, rest_process: RestProcess | None = None) -> int:
     """Serve until tritonserver ends or a signal comes; return the exit code of this process.
 
-    SIGINT and SIGTERM go on to tritonserver, SIGHUP as SIGTERM; until it and its children have ended, further ones
-    change nothing. The code is tritonserver's: 0 when it ended in order, also after a signal; 128 + N when signal N
-    ended it, which is what happens while models load (130 after Ctrl-C, 143 after SIGTERM); 1 when a model cannot be
-    loaded. A REST process starts at once and ends with tritonserver; when it ends by itself that is said, and
-    tritonserver serves on.
+    SIGINT and SIGTERM are passed on to tritonserver, SIGHUP as SIGTERM; further signals are ignored until tritonserver
+    and its children have ended. The exit code is tritonserver's: 0 after an orderly end, also after a signal; 128 + N
+    if signal N ended it, as happens while models load (130 after Ctrl-C, 143 after SIGTERM); 1 if a model cannot be
+    loaded. The REST process starts together with tritonserver and ends with it. If it ends earlier, a line reports it,
+    and tritonserver goes on serving.
 
     Raises:
         ServerError: nothing was started.
     """
-    check_companion(plan(options), rest_process)
+    check_rest_process(plan(options), rest_process)
     view = LogView()
     with caught_signals() as signals:
         server = Server.start(options, tritonserver=tritonserver, on_line=view.show)
-        beside: RunningRestProcess | None = None
+        rest: RunningRestProcess | None = None
         number = signal.SIGTERM
         try:
             if rest_process is not None and server.grpc_url is not None:
-                beside = RunningRestProcess(rest_process, server.grpc_url, server.mark, view.show)
-            if _wait_ready(server, beside, view, signals):
-                _announce(server, beside)
-            if code := _wait_end(server, beside, signals):
+                rest = RunningRestProcess(rest_process, server.grpc_url, server.mark, view.show)
+            if _wait_ready(server, rest, view, signals):
+                _announce(server, rest)
+            if code := _wait_end(server, rest, signals):
                 _say(f"tritonserver exited with code {code}:\n{server.reason()}")
             if signals.take() == signal.SIGINT:
                 number = signal.SIGINT
@@ -91,51 +93,51 @@ def serve(options: ServeOptions, *, tritonserver: str | None = None, rest_proces
             _say(str(error))
         finally:
             try:
-                if beside is not None:
-                    beside.terminate()
+                if rest is not None:
+                    rest.terminate()
                 code = server.stop(number)
             finally:
-                if beside is not None:
-                    beside.close()
+                if rest is not None:
+                    rest.close()
     return code
 
 
-def _wait_ready(server: Server, beside: RunningRestProcess | None, view: LogView, signals: Signals) -> bool:
-    """Return whether everything takes requests; False when a signal came first, or when it cannot be known."""
+def _wait_ready(server: Server, rest: RunningRestProcess | None, view: LogView, signals: Signals) -> bool:
+    """Wait until everything takes requests; return False after a signal, or if readiness is unknown."""
     if server.http_url is None:
         _say("HTTP is turned off, so it is not known when the models are ready; see the log.")
         return False
     with view.progress(f"loading {', '.join(server.models)}"):
         if not server.wait_ready(wake=[signals.fileno()]):
             return False
-    while beside is not None and beside.ended is not None and beside.announcement is None:
-        server.wait(wake=[signals.fileno(), beside.announced, beside.ended])
-        if server.exit_code() is not None or signals.came:
+    while rest is not None and rest.ended is not None and rest.announcement is None:
+        server.wait(wake=[signals.fileno(), rest.announced, rest.ended])
+        if server.exit_code() is not None or signals.received:
             return False
-        _look_after(beside)
+        _check_rest_process(rest)
     return True
 
 
-def _wait_end(server: Server, beside: RunningRestProcess | None, signals: Signals) -> int | None:
-    """Wait for tritonserver's end and return its exit code, or None when a signal came first."""
+def _wait_end(server: Server, rest: RunningRestProcess | None, signals: Signals) -> int | None:
+    """Wait for tritonserver's end and return its exit code, or None after a signal."""
     while True:
-        handles = [] if beside is None or beside.ended is None else [beside.ended]
+        handles = [] if rest is None or rest.ended is None else [rest.ended]
         code = server.wait(wake=[signals.fileno(), *handles])
-        if code is not None or signals.came:
+        if code is not None or signals.received:
             return code
-        if beside is not None:
-            _look_after(beside)
+        if rest is not None:
+            _check_rest_process(rest)
 
 
-def _look_after(beside: RunningRestProcess) -> None:
-    if beside.ended is not None and wait_for([beside.ended], 0):
-        _say(beside.look_after())
+def _check_rest_process(rest: RunningRestProcess) -> None:
+    if rest.ended is not None and wait_for([rest.ended], 0):
+        _say(rest.handle_end())
 
 
-def _announce(server: Server, beside: RunningRestProcess | None) -> None:
+def _announce(server: Server, rest: RunningRestProcess | None) -> None:
     print(f"ready: http://{server.http_url} models: {' '.join(server.models)}")
-    if beside is not None and beside.announcement is not None:
-        print(beside.announcement)
+    if rest is not None and rest.announcement is not None:
+        print(rest.announcement)
     if server.models:
         print(f'query: trgen query -u {server.http_url} -mn {server.models[0]} -p "..."')
     sys.stdout.flush()

@@ -1,9 +1,9 @@
-"""Becomes tritonserver, after asking the kernel to end this process when its parent dies. Run as a script.
+"""Executes a program with a parent-death signal: the kernel ends it when its parent dies. Run as a script.
 
     python parent_death.py PARENT_PID PROGRAM ARGUMENT...
 
-A program of its own because the other way, code between fork and exec, can deadlock in a process that has threads, as
-one that has used gRPC does. Standard library only, and little of it: it is on the way of every start.
+It is a separate program because code between fork and exec (`preexec_fn`) can deadlock in a process with threads, such
+as one that has used gRPC. It imports little of the standard library because every start of a server waits for it.
 """
 
 import ctypes
@@ -15,14 +15,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Replace this process by the program."""
+    """Replace this process by the program given on the command line."""
     parent, program, *arguments = sys.argv[1:]
-    # What ends tritonserver ends this, too: no traceback, and no ignoring that a shell's `&` may have passed down.
+    # Default handlers: no traceback, and no ignored SIGINT inherited from a shell's `&`.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
-        sys.exit(1)  # it died before the kernel knew
+        sys.exit(1)  # the parent died before the call of prctl
     try:
         os.execv(program, [program, *arguments])
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Ports for servers that choose their own."""
+"""Finds free ports for servers."""
 
 import contextlib
 import random
@@ -9,10 +9,10 @@ _LOWEST = 15000
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on which nothing listens, and which no outgoing connection will take before a server binds them.
+    """Return ports on which nothing listens, and which no outgoing connection will use before a server binds them.
 
-    They lie below the range from which the kernel gives out ports: a model loads for a while, and its ranks connect to
-    each other, before tritonserver binds its own.
+    They are below the kernel's range of ephemeral ports: tritonserver binds its ports only after the model has loaded,
+    and until then the ranks open connections to each other.
     """
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     candidates = random.sample(range(_LOWEST, max(ephemeral, _LOWEST + 10 * count)), k=10 * count)

@@ -1,8 +1,8 @@
 """Prepares what tritonserver's Python backend needs: its directory, its interpreter's packages, its environment.
 
-A container's tritonserver has its backend beside it. The wheel's comes in pieces: the stub (the program that runs
-model.py) and the backend's library have to be put into one directory, and both need libraries from places that the
-loader does not search. The stub embeds the Python that stands first on PATH and takes its packages from there.
+In a container, tritonserver and its backend are installed together. In the wheel, the stub (the program that runs
+model.py) and the backend's library are in different directories and have to be put into one, and both need libraries
+from directories that the loader does not search. The stub embeds the first Python on PATH and uses its packages.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from trition_repo_gen.paths import expanded
 from .find import TritonServer
 
 ORIGINAL = "TRGEN_ORIGINAL_"
-"""Before PATH and LD_LIBRARY_PATH: the variables that hold what these were before they were changed for the stub. The
-ranks run another Python, which may want them back."""
+"""Prefix of variables with the original values of PATH and LD_LIBRARY_PATH, which are changed for the stub. The ranks
+run another Python, for which the launcher restores them."""
 
 _PACKAGES = {"numpy": "numpy", "zmq": "pyzmq", "msgpack": "msgpack"}
-"""What the stub's side of the runtime imports, and the names under which it is installed."""
+"""Modules that the stub's part of the runtime imports, and the names of their packages."""
 
 _PROBE = """
 import importlib.metadata, importlib.util, json, os, sys, sysconfig
@@ -50,17 +50,17 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Launch:
-    """How tritonserver has to be started on this machine."""
+    """How to start tritonserver on this machine."""
 
     arguments: tuple[str, ...]
-    """Options for its command line."""
+    """Options for tritonserver's command line."""
     environment: dict[str, str]
-    """Its whole environment."""
+    """The complete environment of tritonserver."""
 
 
 @dataclass(frozen=True)
 class _Interpreter:
-    """What was found out about the Python that the stub will embed."""
+    """The Python that the stub embeds."""
 
     executable: str
     version: str
@@ -70,13 +70,13 @@ class _Interpreter:
 
 
 def prepare(server: TritonServer, environment: Mapping[str, str] | None = None) -> Launch:
-    """Make the stub of `server` able to run the runtime's model.py, and say how to start the server.
+    """Prepare the stub of `server` for the runtime's model.py, and return how to start the server.
 
     Raises:
-        ServerError: the stub's Python lacks a package, has a NumPy that the stub cannot use, or no shared library.
+        ServerError: the stub's Python lacks a package or a shared library, or its NumPy is too new for the stub.
     """
     launch = dict(os.environ if environment is None else environment)
-    # The stub embeds a Python: a home that belongs to another one breaks it. PYTHONPATH it does not read; ranks may.
+    # PYTHONHOME of another Python breaks the one that the stub embeds. The stub ignores PYTHONPATH; ranks may use it.
     launch.pop("PYTHONHOME", None)
     if not server.from_wheel:
         _check_packages(_probe("python3", launch))
@@ -85,7 +85,7 @@ def prepare(server: TritonServer, environment: Mapping[str, str] | None = None) 
     root = server.path.parent.parent
     site = root.parent.parent
     python = site.parents[2] / "bin" / "python3"
-    if not python.is_file():  # not a virtual environment's layout
+    if not python.is_file():  # the wheel is not in a virtual environment
         python = Path(sys.executable)
     interpreter = _probe(str(python), launch)
     _check_packages(interpreter)
@@ -104,7 +104,7 @@ def prepare(server: TritonServer, environment: Mapping[str, str] | None = None) 
 
 
 def _probe(python: str, environment: Mapping[str, str]) -> _Interpreter:
-    """Ask the interpreter `python` what it is. It runs with -E because the stub does not read PYTHON* either."""
+    """Return what the interpreter reports about itself. It runs with -E because the stub ignores PYTHON*, too."""
     program = shutil.which(python, path=environment.get("PATH", os.defpath))
     if program is None:
         raise ServerError(f"tritonserver's Python backend needs {python}, which was not found; install Python there.")
@@ -132,9 +132,10 @@ def _check_packages(interpreter: _Interpreter) -> None:
 
 
 def _backend_folder(root: Path, libraries: Path, interpreter: _Interpreter, environment: Mapping[str, str]) -> Path:
-    """Return a folder with `backends/python` and `lib`, made once per wheel and interpreter and then used again.
+    """Return a folder with `backends/python` and `lib`, which is cached for each wheel and interpreter.
 
-    It holds links into the wheel. It is made under another name and renamed, so that servers can start side by side.
+    It contains links into the wheel. It is created under a temporary name and renamed, so that several servers can
+    start at the same time.
     """
     version = interpreter.version
     stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
@@ -163,19 +164,19 @@ def _backend_folder(root: Path, libraries: Path, interpreter: _Interpreter, envi
             target.symlink_to(path)
     for path in libpython:
         (making / "lib" / path.name).symlink_to(path)
-    if folder.exists():  # made for files that are gone since
+    if folder.exists():  # it links to files that no longer exist
         shutil.rmtree(folder, ignore_errors=True)
     try:
         making.rename(folder)
-    except OSError:  # another server was faster, and what it made is the same
+    except OSError:  # another server has just created the same folder
         shutil.rmtree(making)
     return folder
 
 
 def _libpython(interpreter: _Interpreter, libraries: Path) -> list[Path]:
-    """Return the Python library that the stub links to, as a list of one; empty where the wheel carries its own.
+    """Return the Python library that the stub links to, as a list; empty if the wheel contains it.
 
-    Only this file is put on the loader's way, not the folder it lies in: the ranks' Python inherits LD_LIBRARY_PATH.
+    The loader's path gets a link to this file alone, not its whole folder: the ranks' Python inherits LD_LIBRARY_PATH.
     """
     minor = interpreter.version.split(".")[1]
     if any(libraries.glob(f"libpython3-*.{minor}.so*")):
@@ -196,7 +197,7 @@ def _cache(environment: Mapping[str, str]) -> Path:
     with contextlib.suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
     if not os.access(cache, os.W_OK):
-        # A read-only home. One folder per user; the name is not secret, hence the check of who owns it.
+        # A read-only home. Any user can create a folder with this name, hence the check of its owner.
         cache = Path(tempfile.gettempdir()) / f"trgen-{os.getuid()}"
         cache.mkdir(mode=0o700, exist_ok=True)
         if cache.stat().st_uid != os.getuid():

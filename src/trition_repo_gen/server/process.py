@@ -1,4 +1,4 @@
-"""A running tritonserver: starts it, follows its log, waits for its models, and ends it with all its processes."""
+"""A running tritonserver: starts it, reads its log, waits for its models, and ends it with all its processes."""
 
 import collections
 import contextlib
@@ -16,7 +16,7 @@ from typing import IO
 
 from trition_repo_gen.errors import ServerError
 
-from .command import ServeOptions, StepPlan, check_ports, models_to_wait_for, plan
+from .command import ServeOptions, ServerPlan, check_ports, models_to_wait_for, plan
 from .descendants import MARK, end_marked, marked_processes, name_of, wait_for
 from .find import find_tritonserver
 from .prepare import prepare
@@ -24,16 +24,16 @@ from .rest_process import RestProcess
 from .watch import first_unready
 
 POLL_INTERVAL = 0.1
-"""Seconds between two questions whether the models are ready."""
+"""Seconds between two checks whether the models are ready."""
 
 _SLACK = 3
-"""Seconds on top of the exit timeout after which a tritonserver that was told to end is killed."""
+"""Seconds after its exit timeout until a tritonserver that does not end is killed."""
 
 _KEPT_LINES = 200
 _ERROR = re.compile(r"error:|\[trgen |E\d{4} |Signal \(\d+\) received")
 _LOST_RACE = "boost::interprocess::lock_exception"
-_NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error wherever there is no GPU
-_RANK = re.compile(r"rank (\d+)")  # how a rank names its process
+_NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error on machines without a GPU
+_RANK = re.compile(r"rank (\d+)")  # the process name of a rank
 _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 
 
@@ -42,16 +42,16 @@ class ServerExitedError(ServerError):
 
 
 class Server:
-    """A tritonserver that this process started and that ends when it does.
+    """A tritonserver that this process has started and that ends with it.
 
-    Start one with `Server.start` or, so that it also ends, with `running_server`. Call `start` from the main thread:
-    tritonserver is told to end when the thread that started it does.
+    Start one with `Server.start`, or with `running_server`, which also ends it. Call `start` on the main thread: the
+    kernel ends tritonserver when the thread that started it ends.
     """
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        chosen: StepPlan,
+        chosen: ServerPlan,
         models: tuple[str, ...],
         mark: str,
         on_line: Callable[[str], None],
@@ -80,12 +80,13 @@ class Server:
         """Start tritonserver; its models load in the background.
 
         Args:
-            options: what to serve, and where.
-            tritonserver: the program's path; found by `find_tritonserver` unless given.
-            on_line: called from a thread with every line of the log, without its end.
+            options: the options of the server.
+            tritonserver: the path of the program; by default `find_tritonserver` finds it.
+            on_line: called on another thread with every line of the log, without its line end.
 
         Raises:
-            ServerError: nothing was started: no tritonserver, no model, a port in use, or a stub that cannot run.
+            ServerError: nothing was started, because there is no tritonserver or no model, a port is in use, or the
+                stub cannot run.
         """
         chosen = plan(options)
         models = models_to_wait_for(chosen)
@@ -100,7 +101,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # A session of its own: a terminal's Ctrl-C reaches us alone, and we pass it on in order.
+            # A new session: a terminal's Ctrl-C reaches only this process, which then ends tritonserver in order.
             start_new_session=True,
         )
         return cls(process, chosen, models, mark, on_line)
@@ -112,15 +113,15 @@ class Server:
 
     @property
     def mark(self) -> str:
-        """What all its processes have in their environment; see `descendants`."""
+        """The mark in the environment of all its processes; see `descendants`."""
         return self._mark
 
     def ranks(self) -> dict[int, int]:
-        """Return the process ids of the ranks that its stubs have started, by rank."""
+        """Return the process ids of the ranks, by rank."""
         found: dict[int, int] = {}
         for pid in sorted(marked_processes(self._mark)):
             if match := _RANK.fullmatch(name_of(pid)):
-                found.setdefault(int(match[1]), pid)  # what a rank forks has its name, too
+                found.setdefault(int(match[1]), pid)  # processes that a rank forks have the same name
         return found
 
     @property
@@ -148,26 +149,26 @@ class Server:
         return list(self._log)
 
     def exit_code(self) -> int | None:
-        """Return what tritonserver exited with, 128 + N when signal N ended it, None while it runs."""
+        """Return tritonserver's exit code, 128 + N if signal N ended it, None while it runs."""
         code = self._process.poll()
         return 128 - code if code is not None and code < 0 else code
 
     def wait(self, seconds: float | None = None, wake: Collection[int] = ()) -> int | None:
-        """Wait until tritonserver has exited; return its exit code, or None when something else came first.
+        """Wait until tritonserver has exited; return its exit code, or None if it still runs.
 
         Args:
-            seconds: the longest time to wait; None waits for ever.
-            wake: file descriptors that end the wait when one of them becomes readable.
+            seconds: the longest time to wait; None for no limit.
+            wake: file descriptors; the wait ends when one of them is readable.
         """
         wait_for([self._ended, *wake], seconds)
         return self.exit_code()
 
     def wait_ready(self, seconds: float | None = None, wake: Collection[int] = ()) -> bool:
-        """Wait until every model answers; return False when one of `wake` became readable before that.
+        """Wait until all models are ready; return False if one of `wake` becomes readable before.
 
         Raises:
-            ServerExitedError: tritonserver exited first; the text ends with what its log says about it.
-            ServerError: time ran out.
+            ServerExitedError: tritonserver has exited; the message ends with the reason from its log.
+            ServerError: the models were not ready in time.
         """
         if self._plan.http is None:
             raise ServerError("Readiness is asked for over HTTP, which --allow-http turned off.")
@@ -189,28 +190,28 @@ class Server:
 
     @property
     def lost_its_race(self) -> bool:
-        """Whether tritonserver aborted as it does now and then where two Python models begin to load at once."""
+        """Whether tritonserver aborted in its race between Python models that begin to load at the same time."""
         return any(_LOST_RACE in line for line in self.log())
 
     def reason(self) -> str:
-        """Return the log's last lines that say why something went wrong."""
+        """Return the last lines of the log that explain a failure."""
         return "\n".join(reason(self.log()))
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to tritonserver alone."""
+        """Send a signal to tritonserver, not to its children."""
         self._process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End tritonserver and every process that descends from it; return its exit code as `exit_code` does.
+        """End tritonserver and all its descendants; return its exit code as `exit_code` does.
 
-        While it serves, SIGTERM and SIGINT let it finish what is in flight; while it loads they end it at once. It is
-        killed when it takes longer than its exit timeout and a little more. Ending a second time does nothing.
+        At SIGTERM and SIGINT, a server that serves finishes its running requests; one that loads ends at once. It is
+        killed a few seconds after its exit timeout. A second call does nothing.
 
         Args:
             number: the signal to send.
 
         Raises:
-            ServerError: a process lives on although it was killed.
+            ServerError: a process still runs although it was killed.
         """
         if self.exit_code() is None:
             self.send_signal(number)
@@ -232,7 +233,7 @@ class Server:
         return code
 
     def _follow(self, stream: IO[bytes]) -> None:
-        # The stub and the ranks hold the pipe too: it ends with the last of them.
+        # The stubs and the ranks write to the same pipe: it ends with the last of them.
         with stream:
             for raw in stream:
                 line = raw.decode(errors="replace").rstrip("\r\n")
@@ -240,29 +241,30 @@ class Server:
                 self._on_line(line)
 
     def _remove_shared_memory(self) -> None:
-        # A stub removes its region itself, unless it was killed.
+        # A stub removes its region itself unless it is killed.
         for region in Path("/dev/shm").glob(f"trgen-{self._mark}*"):
             with contextlib.suppress(OSError):
                 region.unlink()
 
 
 def check(options: ServeOptions, *, tritonserver: str | None = None, rest_process: RestProcess | None = None) -> None:
-    """Find out what would keep a server from starting, whatever its repository holds; start nothing.
+    """Check that a server can start, apart from its repository; start nothing.
 
     Raises:
-        ServerError: no tritonserver, a stub that cannot run, a port in use, or a REST process that cannot talk to it.
+        ServerError: there is no tritonserver, its stub cannot run, a port is in use, or the REST process could not
+            connect to it.
     """
     chosen = plan(options)
-    check_companion(chosen, rest_process)
+    check_rest_process(chosen, rest_process)
     check_ports(chosen)
     prepare(find_tritonserver(tritonserver))
 
 
-def check_companion(chosen: StepPlan, rest_process: RestProcess | None) -> None:
-    """Find out what would keep a REST process from working beside a server.
+def check_rest_process(chosen: ServerPlan, rest_process: RestProcess | None) -> None:
+    """Check that a REST process can serve next to tritonserver.
 
     Raises:
-        ServerError: its port is in use or one of the server's, or gRPC is turned off.
+        ServerError: its port is in use or is also the server's, or gRPC is turned off.
     """
     if rest_process is None:
         return
@@ -284,15 +286,15 @@ def running_server(
     ready_within: float | None = 60,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Server]:
-    """Serve a repository inside a `with` block, which begins when every model answers and ends with no process left.
+    """Serve a repository inside a `with` block: it begins when all models are ready, and at its end no process is left.
 
-    Where tritonserver loses a race of its own while models load, it is started a second time.
+    tritonserver is started a second time if it aborts in its race between models that load at the same time.
 
     Args:
-        ready_within: seconds to wait for the models; None does not wait at all.
+        ready_within: seconds to wait for the models; None does not wait.
 
     Raises:
-        ServerError: it cannot be started, or the models do not become ready.
+        ServerError: tritonserver cannot be started, or the models are not ready in time.
     """
     options = ServeOptions(
         repository=repository,
@@ -319,10 +321,10 @@ def running_server(
 
 
 def reason(lines: list[str]) -> list[str]:
-    """Pick the lines that say why a server ended: what was logged as an error, else simply the last ones."""
+    """Return the lines that explain the end of a server: the last errors, or the last lines if there is no error."""
     return ([line for line in lines if _ERROR.match(line) and not _NO_GPU.search(line)] or lines)[-10:]
 
 
 def _shared_memory(mark: str) -> list[str]:
-    """Name the Python backend's shared memory after the server, so that it can be removed after a kill."""
+    """Return the option that names the backend's shared memory after the server, which removes it after a kill."""
     return [f"--backend-config=python,shm-region-prefix-name=trgen-{mark}"]

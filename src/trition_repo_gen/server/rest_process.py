@@ -1,4 +1,4 @@
-"""A program that runs beside tritonserver, asks it over gRPC, and ends with it."""
+"""The process of the REST service, which runs next to tritonserver, talks gRPC to it, and ends with it."""
 
 import contextlib
 import os
@@ -16,32 +16,33 @@ from .command import Endpoint
 from .descendants import MARK
 
 _PARENT_DEATH = Path(__file__).with_name("parent_death.py")
-_STARTED_WELL = 10.0
-"""Seconds: one that ends earlier would do so again."""
+_LEAST_SECONDS = 10.0
+"""A process that ends within so many seconds is not started again: it would end again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestProcess:
-    """What to run, and what it will bind."""
+    """How to start the REST process."""
 
     name: str
-    """In words, for the log: "REST service"."""
+    """Its name in the log: "REST service"."""
     command: tuple[str, ...]
-    """`--triton=HOST:PORT` is added to it."""
+    """Program and arguments; `--triton=HOST:PORT` is added."""
     endpoint: Endpoint
+    """What it binds."""
     ready_line: str
-    """How the line begins that it writes to standard output when it takes requests."""
+    """The beginning of the line that it writes to standard output when it takes requests."""
 
 
 class RunningRestProcess:
-    """A REST process's process. It is one of its server's: it has the server's mark, and the server's end is its own.
+    """A running REST process. It has the mark of its server and ends with it.
 
-    Start one from the main thread: it is told to end when the thread that started it does.
+    Create it on the main thread: the kernel ends the process when the thread that started it ends.
 
     Args:
-        REST process: what to run.
+        rest_process: how to start it.
         grpc_url: HOST:PORT of tritonserver.
-        mark: the server's; see `descendants`.
+        mark: the server's mark; see `descendants`.
         on_line: called from a thread with every line that it writes.
     """
 
@@ -52,37 +53,37 @@ class RunningRestProcess:
         self._on_line = on_line
         self._announced = os.eventfd(0, os.EFD_NONBLOCK)
         self.announcement: str | None = None
-        """The line with which it said that it takes requests."""
+        """The line that it wrote when it took requests, None before."""
         self._start()
 
     @property
     def ended(self) -> int | None:
-        """A file descriptor that is readable when the process has ended; None when it is not to be looked after."""
+        """A file descriptor that is readable once the process has ended; None if it is not started again."""
         return self._ended
 
     @property
     def announced(self) -> int:
-        """A file descriptor that is readable when it takes requests."""
+        """A file descriptor that is readable once it takes requests."""
         return self._announced
 
-    def look_after(self) -> str:
-        """After its end: start it again unless it lived for a moment only; return a sentence for the log."""
+    def handle_end(self) -> str:
+        """Start the process, which has ended, again unless it ended early; return a sentence for the log."""
         code = self._process.wait()
         self._reader.join()
         self._close_handle()
         what = f"The {self._rest_process.name} has ended with code {128 - code if code < 0 else code}"
-        if time.monotonic() - self._started < _STARTED_WELL:
+        if time.monotonic() - self._started < _LEAST_SECONDS:
             return f"{what}, right after its start: it is not started again. tritonserver serves on without it."
         self._start()
         return f"{what} and is started again."
 
     def terminate(self) -> None:
-        """Tell it to answer what is under way and end; `Server.stop` waits for it."""
+        """Make it finish its running requests and end; `Server.stop` waits for that."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
-        """Forget it; it has ended, or ends now."""
+        """Kill it if it still runs, and free its resources."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
@@ -98,7 +99,7 @@ class RunningRestProcess:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # as tritonserver: a terminal's Ctrl-C reaches us alone
+            start_new_session=True,  # as for tritonserver: a terminal's Ctrl-C reaches only this process
         )
         self._ended: int | None = os.pidfd_open(self._process.pid)
         assert self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""Asks a server whether its models answer, and shows how far loading is."""
+"""Asks a server whether its models are ready, and shows the progress of loading."""
 
 import contextlib
 import http.client
@@ -20,7 +20,7 @@ _STAGE = re.compile(r"\[trgen (?P<model>[^\]]+)\] (?P<stage>.+)")
 
 
 def first_unready(endpoint: Endpoint, models: tuple[str, ...]) -> str | None:
-    """Return what is not ready yet, in words, or None when the server and every model answer.
+    """Return the name of what is not ready yet, or None once the server and all models are ready.
 
     Asks `/v2/health/ready`, then `/v2/models/NAME/ready`
     (https://github.com/kserve/kserve, KServe's predict protocol version 2).
@@ -38,13 +38,13 @@ def first_unready(endpoint: Endpoint, models: tuple[str, ...]) -> str | None:
 
 
 def stage(line: str) -> str | None:
-    """Return `NAME: what it does` if the log line says how far a model is, else None."""
+    """Return `NAME: STAGE` if the log line reports the progress of a model, else None."""
     match = _STAGE.match(line)
     return f"{match['model']}: {match['stage']}" if match else None
 
 
 class LogView:
-    """Shows the log on standard error: plain lines, on a terminal with a last line that says how far loading is."""
+    """Shows the log on standard error, on a terminal with a status line about the progress of loading."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -54,7 +54,7 @@ class LogView:
 
     def show(self, line: str) -> None:
         """Show a line of the log."""
-        # Nobody may be reading any more; the server's log has to be drained all the same.
+        # Standard error may be closed; the server's log has to be read all the same.
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._status is None or self._console is None:
                 print(line, file=self._stream, flush=True)
@@ -65,7 +65,7 @@ class LogView:
 
     @contextlib.contextmanager
     def progress(self, text: str) -> Iterator[None]:
-        """While the block runs, keep a last line on a terminal: `text`, then the latest stage of loading."""
+        """Show a status line on a terminal while the block runs: `text`, then the latest stage of loading."""
         if not self._stream.isatty():
             yield
             return

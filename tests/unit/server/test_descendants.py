@@ -35,7 +35,7 @@ def run(script: str, mark: str) -> None:
 def test_an_orphan_that_ignores_sigterm_is_ended(mark: str) -> None:
     run(LEAVES_A_CHILD, mark)
     assert len(marked_processes(mark)) == 1
-    assert end_marked(mark, patience=0.2) == []
+    assert end_marked(mark, step_seconds=0.2) == []
     assert marked_processes(mark) == []
 
 
@@ -43,9 +43,9 @@ def test_only_the_marked_ones_are_ended(mark: str) -> None:
     other = uuid.uuid4().hex
     run(LEAVES_A_CHILD, mark)
     run(LEAVES_A_CHILD, other)
-    end_marked(mark, patience=0.2)
+    end_marked(mark, step_seconds=0.2)
     assert len(marked_processes(other)) == 1
-    end_marked(other, patience=0.2)
+    end_marked(other, step_seconds=0.2)
 
 
 def test_a_zombie_has_no_mark(mark: str) -> None:

@@ -1,4 +1,4 @@
-"""How threads hand things to one that waits in a ZeroMQ poller."""
+"""A queue between threads whose reader waits in a ZeroMQ poller."""
 
 import contextlib
 import os
@@ -10,28 +10,28 @@ class Mailbox[T]:
     """A queue whose reader can wait for it together with sockets and processes: register it with the poller."""
 
     def __init__(self) -> None:
-        self._things: queue.SimpleQueue[T] = queue.SimpleQueue()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self._items: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable while there may be something to take."""
-        return self._bell
+        """Return the descriptor that is readable while there may be items."""
+        return self._event
 
-    def put(self, thing: T) -> None:
-        """Leave something, from any thread."""
-        self._things.put(thing)
-        os.eventfd_write(self._bell, 1)
+    def put(self, item: T) -> None:
+        """Add an item. May be called on any thread."""
+        self._items.put(item)
+        os.eventfd_write(self._event, 1)
 
     def take_all(self) -> Iterator[T]:
-        """Yield what lies here, in order, also what comes meanwhile; never wait."""
-        # The bell first: what comes later rings again, so that nothing is left lying.
+        """Remove and yield the items in order, also those added meanwhile, without waiting."""
+        # The event first: an item added after this sets it again, so that the poller sees it.
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+            os.eventfd_read(self._event)
         try:
             while True:
-                yield self._things.get_nowait()
+                yield self._items.get_nowait()
         except queue.Empty:
             return
         finally:
-            if not self._things.empty():  # whoever took has given up amid it
-                os.eventfd_write(self._bell, 1)
+            if not self._items.empty():  # the caller has stopped early
+                os.eventfd_write(self._event, 1)

@@ -1,4 +1,4 @@
-"""Who may go to the ranks now, who waits, and who is turned away."""
+"""Admits requests to the ranks while there are slots; queues or rejects the others."""
 
 import bisect
 import threading
@@ -9,51 +9,51 @@ from ..common.wire import BUSY_MARK
 
 
 class Request(Protocol):
-    """What wants to go in."""
+    """A request that asks for admission."""
 
     slots: int
-    """Rows."""
+    """Slots that it occupies, one for each sequence."""
     priority: int
-    """Lower goes first."""
+    """1 is the highest."""
     queue_deadline: float
-    """When it does not want to wait any longer, on the monotonic clock; infinity for never."""
+    """Time on the monotonic clock until which it may wait for slots; infinity for no limit."""
 
     def start(self) -> None:
-        """It is in: `slots` are its own until `Admission.leave` gives them back."""
+        """Run the request. Its slots are occupied until `Admission.leave` frees them."""
 
     def reject(self, sentence: str) -> None:
-        """It will not go in."""
+        """Refuse the request for the reason given."""
 
 
 class Observer:
-    """Is told what becomes of requests that do not go in at once, on any thread; this one does nothing with it."""
+    """Receives events of requests that are not admitted at once, on any thread; this class ignores them."""
 
     def waiting(self, requests: int) -> None:
-        """So many wait now."""
+        """Receive the number of requests that wait now."""
 
     def rejected(self, sequences: int) -> None:
-        """A request with so many sequences will not go in."""
+        """Receive the number of sequences of a request that is rejected."""
 
     def withdrawn(self, sequences: int) -> None:
-        """A request with so many sequences does not want to go in any more."""
+        """Receive the number of sequences of a request that is withdrawn while it waits."""
 
 
 class Admission:
-    """Lets requests in while there are slots: the more urgent first, those alike in order of arrival.
+    """Admits requests while there are slots, by priority and then in order of arrival.
 
-    None passes a more urgent one or an equal one that waits, though it may be small enough for the slots that are
-    free. A request that is larger than all slots goes in alone.
+    A request never overtakes a waiting one of the same or a higher priority, even if only the later one fits into the
+    free slots. A request that needs more slots than there are is admitted alone.
 
-    Triton's queue could do this if `execute` blocked while the ranks are full. But with a `max_queue_size` or a timeout
-    in `dynamic_batching` Triton's batcher does not look ahead, and then it can miss a request that comes between two
-    calls of `execute`: nothing wakes it before the next request or the end of half a second
-    (triton-inference-server/core, dynamic_batch_scheduler.cc: `Enqueue` asks for a waiting consumer, `BatcherThread`
-    waits for 500 ms). `bench/NOTES.md` has the numbers.
+    Triton's own queue would need an `execute` that blocks while the ranks are full. But with a `max_queue_size` or a
+    timeout in `dynamic_batching`, Triton's batcher can miss a request that arrives between two calls of `execute`, and
+    leaves it until the next request arrives or 500 ms have passed (triton-inference-server/core,
+    dynamic_batch_scheduler.cc: `Enqueue` only wakes a waiting consumer, `BatcherThread` waits for 500 ms).
+    `bench/NOTES.md` has the numbers.
 
     Args:
-        slots: sequences that the ranks run at once.
-        max_waiting: requests that may wait; 0 is no limit.
-        observer: counts.
+        slots: the number of sequences that the ranks run at once.
+        max_waiting: the number of requests that may wait; 0 is no limit.
+        observer: receives what is to be counted.
     """
 
     def __init__(self, slots: int, max_waiting: int, observer: Observer | None = None):
@@ -62,14 +62,14 @@ class Admission:
         self._observer = observer or Observer()
         self._taken = 0
         self._waiting: list[Request] = []
-        """By priority, then by arrival."""
+        """Sorted by priority, then by arrival."""
         self._changed = threading.Condition()
         self._closed = False
         self._clock = threading.Thread(target=self._reject_expired, name="queue timeouts", daemon=True)
         self._clock.start()
 
     def enter(self, request: Request) -> None:
-        """Start the request, keep it waiting, or turn it away."""
+        """Start the request, let it wait, or reject it."""
         with self._changed:
             first = not self._waiting or request.priority < self._waiting[0].priority
             if first and self._fits(request):
@@ -91,7 +91,7 @@ class Admission:
             request.start()
 
     def leave(self, slots: int) -> None:
-        """Give slots back; who waits for them goes in."""
+        """Free slots, and start waiting requests that fit into them."""
         admitted = []
         with self._changed:
             self._taken -= slots
@@ -104,17 +104,17 @@ class Admission:
             request.start()
 
     def withdraw(self, request: Request) -> bool:
-        """Forget a request that does not want to go in any more; return whether it was waiting."""
+        """Remove a request from the queue; return whether it was waiting."""
         with self._changed:
             if request not in self._waiting:
                 return False
             self._waiting.remove(request)
         self._observer.withdrawn(request.slots)
-        self.leave(0)  # those behind it may fit
+        self.leave(0)  # the requests behind it may fit
         return True
 
     def close(self) -> None:
-        """Turn away everybody who waits."""
+        """Reject all waiting requests."""
         with self._changed:
             self._closed = True
             waiting = list(self._waiting)
@@ -150,4 +150,4 @@ class Admission:
                     request,
                     f"The server was full for as long as the request could wait; try again later. {BUSY_MARK}",
                 )
-            self.leave(0)  # those behind them may fit
+            self.leave(0)  # the requests behind them may fit

@@ -1,4 +1,4 @@
-"""How many pixels an encoded image has, from its first bytes: nothing is decoded.
+"""Reads the size of an encoded image from its header, without decoding it.
 
 PNG (W3C), JPEG (ITU T.81), GIF89a, WebP (RFC 9649) and BMP. Standard library only.
 """
@@ -10,14 +10,14 @@ FORMATS = "PNG, JPEG, WebP, GIF or BMP"
 
 
 class UnknownImageError(ValueError):
-    """The bytes are no image; the text says what they are instead, as a part of a sentence."""
+    """The bytes are not an image of a known format; the message says what they are, as part of a sentence."""
 
 
 def pixels(data: bytes) -> int:
     """Return width × height of an encoded image.
 
     Raises:
-        UnknownPictureError: `data` is of another format, or ends within the header.
+        UnknownImageError: the format is unknown, or the data ends within the header.
     """
     for magic, size in _READERS.items():
         if data.startswith(magic):
@@ -30,7 +30,7 @@ def pixels(data: bytes) -> int:
             return width * height
     else:
         raise UnknownImageError(f"data that is no {FORMATS} image")
-    raise UnknownImageError("a image that is broken: its header does not say its size")
+    raise UnknownImageError("an image that is broken: its header does not say its size")
 
 
 def _png(data: bytes) -> tuple[int, int]:
@@ -51,7 +51,7 @@ def _bmp(data: bytes) -> tuple[int, int]:
         width, height = struct.unpack_from("<HH", data, 18)
     else:
         width, height = struct.unpack_from("<ii", data, 18)
-    return width, abs(height)  # negative: sequences from top to bottom
+    return width, abs(height)  # negative: stored from top to bottom
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:

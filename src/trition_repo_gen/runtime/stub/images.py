@@ -1,4 +1,4 @@
-"""From an element of `images` to a prompt's encoded images, without opening a file or asking another host."""
+"""Reads the images of a prompt from an element of the tensor `images`; opens no file and contacts no host."""
 
 import base64
 import binascii
@@ -22,20 +22,20 @@ _FORMS = 'base64, a "data:image/…;base64," URI, or a JSON list of these'
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a multimodal model takes."""
+    """Limits on the images of a multimodal model."""
 
     most: int
-    """Images per prompt."""
+    """Number of images per prompt."""
     most_bytes: int
-    """Of one encoded image."""
+    """Bytes of one encoded image."""
     most_pixels: int
-    """Of one image."""
+    """Pixels of one image."""
     url_patterns: tuple[str, ...]
     """See `image_urls.patterns`."""
 
     @classmethod
     def of(cls, settings: Settings | StreamSettings) -> Self | None:
-        """Return a model's limits, None where it takes no images."""
+        """Return the limits of a model, None for a model without images."""
         if not settings.multimodal:
             return None
         return cls(
@@ -50,11 +50,12 @@ def read_images(element: Any, limits: ImageLimits) -> list[bytes | str]:
     """Return the images of one prompt, in order: encoded ones as bytes, URLs that may be fetched as text.
 
     Args:
-        element: of `images`: base64, a data URI, a URL, or a JSON list of such texts. An empty one is no image.
-        limits: what the model takes.
+        element: an element of `images`: base64, a data URI, a URL, or a JSON list of these. Empty means no image.
+        limits: the limits of the model.
 
     Raises:
-        BadRequestError: it is none of these, a image is above a limit or of no known format, or a URL is not allowed.
+        BadRequestError: the element is none of these, an image exceeds a limit or has an unknown format, or a URL is
+            not allowed.
     """
     data = element.encode() if isinstance(element, str) else bytes(element)
     data = data.strip(_BLANK)
@@ -93,7 +94,7 @@ def _read(data: bytes, limits: ImageLimits) -> bytes | str:
         raise BadRequestError(f"images has {error}.") from None
     if size > limits.most_pixels:
         raise BadRequestError(
-            f"images has a image of {size} pixels; this model takes at most {limits.most_pixels}: send it smaller."
+            f"images has an image of {size} pixels; this model takes at most {limits.most_pixels}: send it smaller."
         )
     return image
 
@@ -103,7 +104,7 @@ def _decode(data: bytes, limits: ImageLimits) -> bytes:
     most = limits.most_bytes
     if len(data) // 4 * 3 - 2 > most:
         raise BadRequestError(
-            f"images has a image of {len(data) // 4 * 3} bytes; this model takes at most {most}: send it smaller."
+            f"images has an image of {len(data) // 4 * 3} bytes; this model takes at most {most}: send it smaller."
         )
     try:
         image = base64.b64decode(data, validate=True)
@@ -113,7 +114,7 @@ def _decode(data: bytes, limits: ImageLimits) -> bytes:
         ) from None
     if len(image) > most:
         raise BadRequestError(
-            f"images has a image of {len(image)} bytes; this model takes at most {most}: send it smaller."
+            f"images has an image of {len(image)} bytes; this model takes at most {most}: send it smaller."
         )
     return image
 

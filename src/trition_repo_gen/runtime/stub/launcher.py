@@ -1,4 +1,4 @@
-"""Starts and stops the node's torchrun, and finds what its ranks have written."""
+"""Starts and stops this node's torchrun, and reads the logs of its ranks."""
 
 import json
 import os
@@ -17,17 +17,17 @@ _LAST_LINES = 20
 
 
 class LaunchError(RuntimeError):
-    """torchrun cannot be started; the text is one sentence for the operator."""
+    """torchrun cannot be started; the message is one sentence for the operator."""
 
 
 class Launcher:
     """The torchrun process of this node.
 
-    `start` has to be called from a thread that lives as long as the ranks should: the kernel ends them with it.
+    Call `start` on a thread that lives as long as the ranks should: the kernel ends them when that thread ends.
 
     Args:
         settings: the deployment.
-        script: model.py, which is the rank's program.
+        script: the program of a rank, model.py.
     """
 
     def __init__(self, settings: Settings, script: Path):
@@ -38,14 +38,14 @@ class Launcher:
 
     @property
     def endpoint(self) -> str:
-        """Where the stub listens for the ranks of this node."""
+        """The ZeroMQ endpoint at which the stub listens for the ranks of this node."""
         return f"ipc://{self.folder}/frontend"
 
     def start(self, remote_endpoint: str | None) -> int:
         """Start torchrun; return its process id.
 
         Args:
-            remote_endpoint: where the stub listens for the ranks of other nodes.
+            remote_endpoint: the ZeroMQ endpoint for the ranks of other nodes, None without other nodes.
 
         Raises:
             LaunchError: the interpreter that RANK_PYTHON names cannot be run.
@@ -70,7 +70,7 @@ class Launcher:
         return self._process.pid
 
     def stop(self) -> None:
-        """End torchrun and its ranks; returns when torchrun is gone."""
+        """End torchrun and its ranks, wait for torchrun's end, and remove the run folder."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -81,7 +81,7 @@ class Launcher:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def exit_status(self) -> str:
-        """Say how torchrun ended."""
+        """Return how torchrun ended, as the end of a sentence: "exited with code 1"."""
         code = self._process.wait() if self._process is not None else 0
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
@@ -117,8 +117,8 @@ class Launcher:
 
     def _environment(self, remote_endpoint: str | None) -> dict[str, str]:
         environment = dict(os.environ)
-        # What Triton's stub needs to find its own Python would mislead the ranks' Python. Whoever changed these for the
-        # stub left their former values.
+        # Variables that point Triton's stub to its own Python break the ranks' Python. The server that changed them
+        # keeps their original values (server/prepare.py).
         for name in ("PATH", "LD_LIBRARY_PATH"):
             if (former := environment.get(f"TRGEN_ORIGINAL_{name}")) is not None:
                 environment[name] = former
@@ -131,20 +131,20 @@ class Launcher:
             PARENT_VARIABLE: str(os.getpid()),
             GRANDPARENT_VARIABLE: str(os.getppid()),
         }
-        # OpenMP threads that wait for the next piece of work by spinning double a CPU engine's speed, and spinning long
-        # stops one that has to share its cores (bench/NOTES.md). Number of turns, for GNU's OpenMP.
+        # Spinning OpenMP threads double the speed of a CPU engine, but long spins stall engines that share their cores
+        # (bench/NOTES.md). The unit is GNU OpenMP's: iterations.
         environment.setdefault("GOMP_SPINCOUNT", "1000")
         if remote_endpoint is not None:
             environment[REMOTE_FRONTEND_VARIABLE] = remote_endpoint
         else:
-            # A host's name need not resolve, and nothing has to leave it.
+            # The host name need not resolve, and all traffic stays on this host.
             environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
             environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
         return environment
 
 
 def _tail(*logs: Path) -> list[str]:
-    """Return the last lines of the last of these files."""
+    """Return the last lines of the last of these files, none if it does not exist."""
     if not logs or not logs[-1].exists():
         return []
     return logs[-1].read_text(errors="replace").splitlines()[-_LAST_LINES:]

@@ -1,4 +1,4 @@
-"""What the deployment tells Prometheus through Triton's own endpoint, under vLLM's names with the prefix `trgen:`."""
+"""Metrics of the deployment on Triton's own Prometheus endpoint, under vLLM's names with the prefix `trgen:`."""
 
 import bisect
 import math
@@ -16,21 +16,21 @@ _LATENCIES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 _TOKEN_TIMES = (0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
 GAUGES = {
-    "num_requests_running": "Sequences that the engines have.",
+    "num_requests_running": "Sequences that run on the engines.",
     "num_requests_waiting": "Requests that wait for a slot.",
-    "kv_cache_usage_perc": "Share of the KV cache that is in use, 1 is all of it; the fullest leader's.",
+    "kv_cache_usage_perc": "Share of the KV cache in use, from 0 to 1, at the leader where it is largest.",
 }
 COUNTERS = {
     "prompt_tokens_total": "Tokens of the prompts of finished sequences.",
     "generation_tokens_total": "New tokens of finished sequences.",
     "request_success_total": "Finished sequences, by finish reason.",
     "request_failure_total": "Refused or failed sequences, by Triton's error code; an invalid request counts as one.",
-    "request_aborted_total": "Sequences cancelled: client gone, time up, or another sequence of the request refused.",
+    "request_aborted_total": "Sequences cancelled: by the client, by a timeout, or with their request's refused one.",
     "rank_restarts_total": "How often the ranks died and were started again.",
 }
 HISTOGRAMS = {
     "time_to_first_token_seconds": ("From a request's arrival to its first token.", _LATENCIES),
-    "time_per_output_token_seconds": ("Between two tokens of a sequence, its average.", _TOKEN_TIMES),
+    "time_per_output_token_seconds": ("Average time between two tokens of a sequence.", _TOKEN_TIMES),
     "e2e_request_latency_seconds": ("From a request's arrival to its answer.", _LATENCIES),
 }
 
@@ -38,10 +38,10 @@ _Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Metrics(Observer):
-    """Counts here and hands the sums to Triton twice a second: every call of its metrics is a message to the server.
+    """Adds up metrics in this process and passes the sums to Triton twice a second.
 
-    A histogram is a family of counters for each of its three series, which is what Prometheus computes with: the
-    Python backend takes one observation at a time.
+    Each call of a Triton metric is a message to the server. A histogram is three families of counters, one for each of
+    its series as Prometheus defines them, because a histogram of the Python backend takes one observation a call.
 
     Args:
         model: the model's name, a label of all series.
@@ -84,15 +84,15 @@ class Metrics(Observer):
             self._observations[name].append(value)
 
     def waiting(self, requests: int) -> None:
-        """Set how many requests wait."""
+        """Set the number of waiting requests."""
         self.set("num_requests_waiting", requests)
 
     def rejected(self, sequences: int) -> None:
-        """Count sequences that found no slot."""
+        """Count sequences that were rejected for lack of slots."""
         self.refused("UNAVAILABLE", sequences)
 
     def withdrawn(self, sequences: int) -> None:
-        """Count sequences that nobody waits for any more."""
+        """Count sequences that were cancelled."""
         self.add("request_aborted_total", sequences)
 
     def refused(self, kind: ErrorKind, sequences: int = 1) -> None:
@@ -111,7 +111,10 @@ class Metrics(Observer):
             self.observe("time_per_output_token_seconds", done.decode_seconds / (answer.completion_tokens - 1))
 
     def close(self) -> None:
-        """Hand over what is left, end the thread and let Triton's objects go: after its stub they would crash it."""
+        """Pass on the remaining sums, end the thread, and release Triton's objects.
+
+        Objects that outlive Triton's connection to its server crash the stub.
+        """
         self._closed.set()
         self._thread.join()
         self._metrics.clear()
@@ -145,7 +148,7 @@ class Metrics(Observer):
 
 
 def _histogram(name: str, observed: list[float]) -> dict[_Series, float]:
-    """Return what observations add to the series of a histogram; each bucket counts those of the buckets below, too."""
+    """Return what observations add to the series of a histogram, whose buckets are cumulative."""
     observed.sort()
     counts = {str(bound): bisect.bisect_right(observed, bound) for bound in HISTOGRAMS[name][1]}
     counts["+Inf"] = len(observed)

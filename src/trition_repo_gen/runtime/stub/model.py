@@ -24,14 +24,14 @@ from .triton import input_arrays, send_error
 
 
 class TritonPythonModel:
-    """Hands sequences to the ranks and answers each request when its sequences are done, in any order.
+    """Submits sequences to the ranks, and answers each request when its sequences are done, in any order.
 
-    `execute` returns before the answers exist. Requests that the ranks have no slot for wait here and not in Triton's
-    queue: `Admission` says why.
+    `execute` returns before the answers exist. Requests without a free slot wait in this process, not in Triton's
+    queue; `Admission` explains why.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Start the ranks and wait until they take requests, so that a model that is READY answers."""
+        """Start the ranks and wait until they take sequences: Triton then reports the model as ready."""
         config = json.loads(args["model_config"])
         self._name = config["name"]
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
@@ -50,8 +50,8 @@ class TritonPythonModel:
         try:
             limits = self._ranks.start()
         except RanksError as error:
-            self._server.mark_failed()
             self._ranks.stop()
+            self._server.mark_failed()
             raise pb_utils.TritonModelException(str(error)) from None
         self._max_prompt_bytes = limits.max_prompt_bytes
         self._images = ImageLimits.of(settings)
@@ -62,7 +62,7 @@ class TritonPythonModel:
         self._server.open(self._admission, limits.max_prompt_bytes)
 
     def execute(self, requests: list[Any]) -> None:
-        """Submit the requests' sequences; answers go through each request's response sender."""
+        """Submit the sequences of the requests. Answers go through the response sender of each request."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -90,7 +90,7 @@ class TritonPythonModel:
             )
 
     def finalize(self) -> None:
-        """End the ranks."""
+        """Reject waiting requests, end the ranks and the threads."""
         self._server.close()
         self._watcher.close()
         self._admission.close()

@@ -1,4 +1,4 @@
-"""How a request ends: once, by whichever thread comes first, be it answered, refused, cancelled or too late."""
+"""Requests that end exactly once: answered, refused, cancelled or timed out, on whichever thread is first."""
 
 import threading
 import time
@@ -16,27 +16,27 @@ from .triton import send_error
 
 
 class EndsOnce:
-    """Something that several threads may end. `_lock` guards `_ended` and whatever must not change after it."""
+    """Base of objects that several threads may end. `_lock` guards `_ended`, and all that must not happen after it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ended = False
 
     def _end(self) -> bool:
-        """End it; return whether it had not ended before."""
+        """Mark this as ended; return whether this call was the first."""
         with self._lock:
             ended, self._ended = self._ended, True
         return not ended
 
 
 class OpenRequest(EndsOnce, ABC):
-    """A request whose last response Triton still waits for: a `request_watcher.Watched`.
+    """A request whose final response has not been sent: a `request_watcher.Watched`.
 
     Args:
         sender: Triton's response sender.
-        timeout: seconds until it ends in any case; infinity for never.
-        watcher: looks whether the client is still there. Who inherits adds the request to it.
-        send queue: sends the responses.
+        timeout: seconds after which the request fails; infinity for no limit.
+        watcher: checks whether the client is still connected. Subclasses add the request to it.
+        send_queue: sends the responses.
     """
 
     def __init__(self, sender: Any, timeout: float, watcher: RequestWatcher, send_queue: SendQueue):
@@ -47,30 +47,30 @@ class OpenRequest(EndsOnce, ABC):
         self._send_queue = send_queue
 
     def is_cancelled(self) -> bool:
-        """Whether the client has gone or has cancelled the request."""
-        with self._lock:  # not while or after the last response is sent: tritonserver 2.51 would crash
+        """Return whether the client has disconnected or has cancelled the request."""
+        with self._lock:  # during or after the final response the call crashes tritonserver 2.51
             return not self._ended and bool(self._sender.is_cancelled())
 
     def cancel(self) -> None:
-        """End the request: nobody waits for it."""
+        """Fail the request, which its client has cancelled."""
         self._abort("CANCELLED", "The client has cancelled the request.")
 
     def expire(self) -> None:
-        """End the request: its own timeout is over."""
+        """Fail the request, whose timeout has expired."""
         self._abort("UNAVAILABLE", "The request took longer than its timeout.")
 
     @abstractmethod
     def _release(self, sentence: str) -> None:
-        """Give back what the request holds; it has ended for the reason that `sentence` tells."""
+        """Free what the request occupies; it has failed with this sentence."""
 
     def _abort(self, kind: str, sentence: str) -> None:
-        """Fail the request, if it has not ended."""
+        """Fail the request, unless it has ended."""
         if self._end():
             self._release(sentence)
             self._fail(kind, sentence)
 
     def _fail(self, kind: str, sentence: str) -> None:
-        """Send an error as the last response. To be called by whom `_end` told that the request had not ended."""
+        """Send an error as the final response. To be called only after `_end` has returned True."""
         self._send_queue.put(partial(send_error, self._sender, kind, sentence))
 
     def _end(self) -> bool:
@@ -79,6 +79,6 @@ class OpenRequest(EndsOnce, ABC):
         return first
 
     def _send_last(self, outputs: Iterable[tuple[str, NDArray[Any]]]) -> None:
-        """Send the last response, on the request's send queue, once the request has ended with an answer."""
+        """Send the final response of a request that has ended with an answer. To be called on its send queue."""
         tensors = [pb_utils.Tensor(name, array) for name, array in outputs]
         self._sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,4 +1,4 @@
-"""A request between its arrival and its answer, on the model that answers at once."""
+"""A request between its arrival and its answer, of the model that sends one response a request."""
 
 import time
 from collections.abc import Callable
@@ -8,27 +8,30 @@ from typing import Any
 from ..common.protocol import Answer, Refused, SequenceRequest
 from .admission import Admission
 from .open_request import OpenRequest
-from .ranks import Outcome, Ranks
+from .ranks import Ranks
 from .request_watcher import RequestWatcher
 from .responses import output_tensors
+from .router import Outcome
 from .send_queue import SendQueue
 
 
 class PendingRequest(OpenRequest):
-    """Sequences that wait for a slot or are with the ranks: an `admission.Request`. Outcomes come on the ranks' thread.
+    """A request whose sequences wait for slots or run: an `admission.Request`.
+
+    Outcomes arrive on the ranks' thread.
 
     Args:
-        sequences: what to continue.
+        sequences: the sequences to generate.
         sender: Triton's response sender.
         wanted: names of the outputs that the client asked for.
-        priority: how urgent it is, 1 goes first.
-        patience: seconds that the request may wait for a slot; infinity for ever.
-        timeout: seconds until it ends in any case; infinity for never.
-        admission: gives the slots and takes them back.
-        ranks: take the sequences.
-        watcher: looks whether the client is still there.
-        send queue: sends the answer.
-        log: takes lines about the request, if anything does.
+        priority: the priority level; 1 is the highest.
+        queue_timeout: seconds that the request may wait for slots; infinity for no limit.
+        timeout: seconds after which the request fails; infinity for no limit.
+        admission: the owner of the slots.
+        ranks: run the sequences.
+        watcher: checks whether the client is still connected.
+        send_queue: sends the answer.
+        log: takes lines about the request; None for no log.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class PendingRequest(OpenRequest):
         watcher.add(self)
 
     def start(self) -> None:
-        """Hand the sequences to the ranks."""
+        """Submit the sequences to the ranks."""
         if self._log is not None:
             self._log(
                 f"request with {len(self._sequences)} sequences, outputs {sorted(self._wanted)}: {self._sequences}"
@@ -74,12 +77,12 @@ class PendingRequest(OpenRequest):
         self._admission.leave(self.slots)
 
     def reject(self, sentence: str) -> None:
-        """Answer that there was no slot for it."""
+        """Refuse the request, for which there was no slot."""
         self._abort("UNAVAILABLE", sentence)
 
     def _settle(self, index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Refused):
-            # The whole request fails with its first refused sequence; nobody waits for the others any more.
+            # The whole request fails with its first refused sequence, and the others are cancelled.
             prefix = f"Sequence {index}: " if len(self._sequences) > 1 and outcome.kind == "INVALID_ARG" else ""
             self._abort(outcome.kind, prefix + outcome.message)
             return

@@ -1,4 +1,4 @@
-"""How urgent a request is: 1 goes first, as in Triton."""
+"""Priority levels of requests: 1 is the highest, as in Triton."""
 
 import json
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from ..common.wire import PRIORITY_PARAMETER, BadRequestError
 
 
 def asked_priority(request: Any) -> Any:
-    """Return what a request asks for, unchecked; None where it asks for nothing."""
+    """Return the priority that a request asks for, unchecked; None for the default."""
     return json.loads(request.parameters() or "{}").get(PRIORITY_PARAMETER)
 
 
 @dataclass(frozen=True)
 class Priorities:
-    """The levels that a deployment has."""
+    """The priority levels of a deployment."""
 
     levels: int
     default: int
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return a deployment's."""
+        """Return the levels that the settings define."""
         return cls(settings.priority_levels, settings.default_priority or (settings.priority_levels + 1) // 2)
 
     def check(self, asked: Any) -> int:

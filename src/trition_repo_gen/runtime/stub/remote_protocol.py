@@ -1,7 +1,7 @@
-"""Where and in which words a streaming model uses the ranks of its model: two stubs of one tritonserver, one socket.
+"""The socket and the messages through which a streaming model uses the ranks of another model's stub.
 
 The streaming model's stub (`remote_client.py`) sends sequences to the model's stub (`stub_server.py`), which treats
-them like its own: the same admission, the same ranks.
+them like its own: the same admission, the same ranks. Both stubs belong to one tritonserver.
 """
 
 import os
@@ -17,13 +17,13 @@ from ..common.protocol import ErrorKind, SequenceRequest, register
 @register
 @dataclass(frozen=True)
 class Connect:
-    """A remote client asks whether the stub server is there."""
+    """A remote client asks whether the stub server takes sequences."""
 
 
 @register
 @dataclass(frozen=True)
 class Accepted:
-    """The stub server runs in process `pid`. It takes sequences once `max_prompt_bytes` is known."""
+    """The answer to `Connect`: the stub server runs in process `pid`; with `max_prompt_bytes` it takes sequences."""
 
     pid: int
     max_prompt_bytes: int | None
@@ -32,7 +32,7 @@ class Accepted:
 @register
 @dataclass(frozen=True)
 class Rejected:
-    """The remote client refused a request itself; `kind` is for the metrics, which the stub server has."""
+    """The remote client has refused a request; the stub server, which has the metrics, counts it by `kind`."""
 
     kind: ErrorKind
 
@@ -40,9 +40,9 @@ class Rejected:
 @register
 @dataclass(frozen=True)
 class Submit:
-    """A sequence to continue; what comes of it has the same `id`: `Deltas` and a `Done`, or `Refused`.
+    """A sequence to generate; its `Deltas` and its `Done` or `Refused` have the same `id`.
 
-    `priority` is what the request asked for, unchecked.
+    `priority` is the one that the request asked for, unchecked.
     """
 
     id: int
@@ -51,17 +51,17 @@ class Submit:
 
 
 def socket_path(server: int, model: str, version: int) -> Path:
-    """Return where the stub of a model listens; only this user may enter the folder.
+    """Return the path of the socket at which the stub of a model listens, in a folder that only this user can access.
 
-    The name is short whatever the model's is: a socket's path has at most 107 bytes (unix(7)).
+    A hash keeps the path short for any model name: a socket's path has at most 107 bytes (unix(7)).
 
     Args:
-        server: the process id of tritonserver, which all its stubs know.
+        server: the process id of tritonserver, which is the parent of all its stubs.
         model: the model's name.
-        version: its version.
+        version: the model's version.
 
     Raises:
-        PermissionError: the folder belongs to somebody else.
+        PermissionError: the folder belongs to another user, or other users can access it.
     """
     folder = Path(tempfile.gettempdir(), f"trgen-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -72,12 +72,12 @@ def socket_path(server: int, model: str, version: int) -> Path:
 
 
 def disconnected_marker(path: Path) -> Path:
-    """Return the file that says that the stub server at `path` cannot load."""
+    """Return the path of the file that marks the stub server at `path` as failed."""
     return path.with_name(f"{path.name}.failed")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what servers that have ended left beside `path`: sockets of killed ones, and disconnected markers."""
+    """Remove the sockets and markers of servers that have ended from the folder of `path`."""
     for other in path.parent.glob(f"{_processes()}-*-*"):
         server = other.name.split("-")[1]
         if not Path("/proc", server).exists():
@@ -85,5 +85,5 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _processes() -> int:
-    """Return what tells this process's process ids from those of other containers that share its temporary folder."""
+    """Return the id of this PID namespace: other containers that share the folder may have the same process ids."""
     return Path("/proc/self/ns/pid").stat().st_ino

@@ -1,4 +1,4 @@
-"""Looks after requests that are under way: who waits no longer, and whose time is up."""
+"""Cancels running requests whose clients have disconnected, and fails those whose timeout has expired."""
 
 import threading
 import time
@@ -6,27 +6,27 @@ from typing import Protocol
 
 _LEAST_INTERVAL = 0.05
 _SECONDS_A_REQUEST = 0.002
-"""Asking Triton about a request takes a twentieth of this here and in tritonserver: so a tenth of a core at most."""
+"""A check of one request takes a twentieth of this, here and in tritonserver: at most 5 % of a core in each."""
 
 
 class Watched(Protocol):
-    """A request under way."""
+    """A running request."""
 
     deadline: float
-    """When its time is up, on the monotonic clock; infinity for never."""
+    """When its timeout expires, on the monotonic clock; infinity for never."""
 
     def is_cancelled(self) -> bool:
-        """Whether the client has gone or has cancelled it."""
+        """Return whether the client has disconnected or has cancelled the request."""
 
     def cancel(self) -> None:
-        """End it: nobody waits for it."""
+        """End the request, which its client has cancelled."""
 
     def expire(self) -> None:
-        """End it: its time is up."""
+        """End the request, whose timeout has expired."""
 
 
 class RequestWatcher:
-    """A thread that looks at every request, often while there are few and at least once a second up to five hundred."""
+    """A thread that checks all running requests: every 50 ms for up to 25, once a second for 500."""
 
     def __init__(self) -> None:
         self._requests: set[Watched] = set()
@@ -36,14 +36,14 @@ class RequestWatcher:
         self._thread.start()
 
     def add(self, request: Watched) -> None:
-        """Look after a request."""
+        """Check this request from now on."""
         with self._changed:
             if not self._requests:
                 self._changed.notify()
             self._requests.add(request)
 
     def remove(self, request: Watched) -> None:
-        """Forget a request that has ended."""
+        """Stop checking a request, which has ended."""
         with self._changed:
             self._requests.discard(request)
 

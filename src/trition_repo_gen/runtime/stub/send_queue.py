@@ -1,7 +1,7 @@
-"""Threads that hand responses to Triton.
+"""Threads that send responses to Triton.
 
-`send` of Triton's Python backend waits until tritonserver has taken the response, a tenth of a millisecond or several.
-Whoever sent them one after another would keep new requests from the ranks for as long.
+`send` of Triton's Python backend blocks until tritonserver has received the response: 0.1 ms to several. On the ranks'
+thread it would delay new sequences by as much.
 """
 
 import itertools
@@ -14,7 +14,7 @@ _QUEUES = 4
 
 
 class SendQueue:
-    """A thread that does one thing after another."""
+    """A thread that runs actions in order."""
 
     def __init__(self, name: str):
         self._actions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -22,11 +22,11 @@ class SendQueue:
         self._thread.start()
 
     def put(self, action: Callable[[], None]) -> None:
-        """Have it done, after what was put before."""
+        """Run `action`, after all that were put before."""
         self._actions.put(action)
 
     def close(self) -> None:
-        """Do what was put, then end."""
+        """Run the remaining actions, then end the thread."""
         self._actions.put(None)
         self._thread.join()
 
@@ -34,22 +34,22 @@ class SendQueue:
         while (action := self._actions.get()) is not None:
             try:
                 action()
-            except Exception:  # of one response; the others' requests still wait for theirs
+            except Exception:  # it concerns one response; the next one is of another request
                 traceback.print_exc()
 
 
 class SendQueues:
-    """A few lanes, side by side. What belongs to one request goes through one send queue and so stays in order."""
+    """Several send queues. Responses of one request go through one of them, and so stay in order."""
 
     def __init__(self) -> None:
-        self._queues = [SendQueue(f"outbox {number}") for number in range(_QUEUES)]
+        self._queues = [SendQueue(f"send queue {number}") for number in range(_QUEUES)]
         self._next = itertools.cycle(self._queues)
 
     def send_queue(self) -> SendQueue:
-        """Return the send queue for another request."""
+        """Return the send queue for the next request."""
         return next(self._next)
 
     def close(self) -> None:
-        """Send what is left, then end."""
+        """Send the remaining responses, then end the threads."""
         for send_queue in self._queues:
             send_queue.close()

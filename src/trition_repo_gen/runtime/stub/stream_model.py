@@ -1,4 +1,4 @@
-"""Python-backend models without ranks: decoupled, one sequence per request, many responses."""
+"""Python-backend models that stream: decoupled, one sequence a request, using the ranks of another model."""
 
 import json
 import math
@@ -18,11 +18,11 @@ from .errors import why_rejected
 from .images import ImageLimits
 from .open_request import OpenRequest
 from .priority import asked_priority
-from .ranks import Outcome
 from .remote_client import RemoteClient, StubServerGoneError
 from .request_watcher import RequestWatcher
 from .requests import INPUTS, read_sequences
 from .responses import output_tensors, text_array
+from .router import Outcome
 from .send_queue import SendQueue, SendQueues
 from .triton import input_arrays, send_error
 
@@ -31,27 +31,27 @@ Outputs = Iterable[tuple[str, NDArray[Any]]]
 
 
 class DecoupledModel(ABC):
-    """Hands sequences to another model's ranks and sends what comes of them, in the tensors of who inherits."""
+    """Submits sequences to another model's ranks and sends their text and outcomes. Subclasses define the tensors."""
 
     inputs: frozenset[str]
-    """Names of the tensors that a request may have."""
+    """Names of the input tensors."""
     text_output: str
-    """Name of the tensor with new text."""
+    """Name of the output tensor with new text."""
 
     @abstractmethod
     def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[SequenceRequest]:
         """Return a request's sequences.
 
         Raises:
-            BadRequestError: a value makes no sense.
+            BadRequestError: a value is invalid.
         """
 
     @abstractmethod
     def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
-        """Return what of the wanted outputs the last response of a sequence has."""
+        """Return the wanted outputs of the final response of a sequence."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Wait until the other model is there, so that a model that is READY answers."""
+        """Wait until the other model takes sequences: Triton then reports this model as ready."""
         config = json.loads(args["model_config"])
         self._name = config["name"]
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
@@ -69,7 +69,7 @@ class DecoupledModel(ABC):
         self._send_queues = SendQueues()
 
     def execute(self, requests: list[Any]) -> None:
-        """Submit each request's sequence; text goes through its response sender."""
+        """Submit the sequence of each request. Text and outcome go through the request's response sender."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -105,7 +105,7 @@ class DecoupledModel(ABC):
 
 
 class TritonPythonModel(DecoupledModel):
-    """The streaming model: the tensors of its model, the text as it grows."""
+    """The streaming model: the tensors of the model whose ranks it uses, and a response for each piece of text."""
 
     inputs = INPUTS
     text_output = "sentences"
@@ -117,7 +117,7 @@ class TritonPythonModel(DecoupledModel):
         ]
 
     def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
-        """Return the outputs of the model, with the text that did not come before."""
+        """Return the outputs of the model, with the text that was not sent before."""
         return (
             (name, text_array(done.rest) if name == "sentences" else array)
             for name, array in output_tensors([sequence], [done.answer], wanted)
@@ -125,9 +125,9 @@ class TritonPythonModel(DecoupledModel):
 
 
 class _StreamingRequest(OpenRequest):
-    """A sequence whose text is sent as it grows.
+    """A request whose text is sent while it is generated.
 
-    Callbacks run on the remote client's thread, ends on the watcher's too; responses leave in order.
+    Callbacks run on the remote client's thread; the watcher's thread may end the request. Responses stay in order.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class _StreamingRequest(OpenRequest):
         self._wanted = frozenset(wanted)
         self._client = client
         self._unsent: list[str] = []
-        """Text that waits for the send queue: all of it goes in one response."""
+        """Text that waits for the send queue, which sends all of it in one response."""
 
     def start(self) -> None:
         self._id = self._client.submit(self._sequence, self._priority, self._settle, self._on_text)
@@ -163,7 +163,7 @@ class _StreamingRequest(OpenRequest):
             if self._ended or self._model.text_output not in self._wanted:
                 return
             if not self._unsent:
-                self._send_queue.put(self._send_text)  # before the end is, which needs the lock
+                self._send_queue.put(self._send_text)  # ahead of the final response: that one needs the lock
             self._unsent.append(text)
 
     def _send_text(self) -> None:

@@ -1,9 +1,10 @@
-"""The side of a model that lets its streaming model use its ranks. All of it runs on the ranks' thread."""
+"""A model's side of the socket between two stubs: lets the model's streaming model use its ranks."""
 
 import contextlib
 import os
 import time
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import zmq
@@ -14,62 +15,91 @@ from ..common.wire import BadRequestError
 from .admission import Admission
 from .open_request import EndsOnce
 from .priority import Priorities
-from .ranks import Outcome, Ranks
+from .ranks import Ranks
 from .remote_protocol import Accepted, Connect, Rejected, Submit, disconnected_marker, remove_leftovers, socket_path
+from .router import Outcome
 
 
 class StubServer:
-    """Answers remote clients from the start of the ranks' thread.
+    """Serves remote clients on the ranks' event loop, from that loop's start.
 
     Args:
         model: the model's name.
         version: its version.
         ranks: take the sequences; not started yet.
-        priorities: how urgent a sequence may be.
-        patience: seconds that a sequence may wait for a slot; infinity for ever.
+        priorities: the priority levels that a sequence may have.
+        queue_timeout: seconds that a sequence may wait for a slot; infinity for ever.
     """
 
     def __init__(self, model: str, version: int, ranks: Ranks, priorities: Priorities, queue_timeout: float):
         self._path = socket_path(os.getppid(), model, version)
         self._ranks = ranks
+        self._loop = ranks.loop
         self._priorities = priorities
         self._queue_timeout = queue_timeout
         self._admission: Admission | None = None
         self._max_prompt_bytes: int | None = None
         self._sequences: dict[tuple[bytes, int], RemoteSequence] = {}
         self._texts: defaultdict[bytes, list[tuple[int, str]]] = defaultdict(list)
-        """What goes to each remote client next."""
+        """By remote client: the text to send at the end of the turn."""
         self._waiting_clients: set[bytes] = set()
-        """Remote clients that knocked before sequences were taken."""
+        """Remote clients that connected before sequences were taken."""
         disconnected_marker(self._path).unlink(missing_ok=True)
         remove_leftovers(self._path)
-        ranks.run_soon(self._open)
+        self._loop.run_soon(self._open)
 
     def open(self, admission: Admission, max_prompt_bytes: int) -> None:
         """Take sequences from now on."""
-
-        def open_now() -> None:
-            self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
-            for identity in self._waiting_clients:
-                self._accept(identity)
-
-        self._ranks.run_soon(open_now)
+        self._loop.run_soon(partial(self._take_sequences, admission, max_prompt_bytes))
 
     def close(self) -> None:
-        """Remove what was opened."""
+        """Remove the socket's path; the socket itself lives until this process ends."""
         self._path.unlink(missing_ok=True)
 
     def mark_failed(self) -> None:
-        """Leave a marker for remote clients that have not connected: the model cannot load, and this process ends."""
+        """Leave a marker for remote clients that have not connected: the model cannot load, and this process ends.
+
+        To be called when the ranks are stopped, after which no socket is opened.
+        """
         self._path.unlink(missing_ok=True)
         disconnected_marker(self._path).touch()
+
+    def settle(self, identity: bytes, message: Done | Refused) -> None:
+        """Send a remote client the outcome of its sequence. May be called on any thread."""
+        self._loop.run_soon(partial(self._settle, identity, message))
+
+    # The loop's thread.
+
+    def send_text(self, identity: bytes, sequence_id: int, text: str) -> None:
+        """Send new text to a remote client, at the end of the turn, in one frame with that of its other sequences."""
+        if not self._texts:
+            self._loop.at_turn_end(self._send_texts)
+        self._texts[identity].append((sequence_id, text))
+
+    def _send_texts(self) -> None:
+        texts, self._texts = self._texts, defaultdict(list)
+        for identity, sequences in texts.items():
+            self._send(identity, Deltas(sequences))
+
+    def _settle(self, identity: bytes, message: Done | Refused) -> None:
+        if self._sequences.pop((identity, message.id), None) is not None:
+            self._send_texts()  # they come before the outcome
+            self._send(identity, message)
+
+    def _send(self, identity: bytes, message: Any) -> None:
+        self._socket.send_multipart([identity, encode(message)])
 
     def _open(self) -> None:
         self._socket = new_socket(zmq.ROUTER)
         self._socket.bind(f"ipc://{self._path}")
-        self._ranks.read_too(self._socket, self._read)
+        self._loop.watch(self._socket, self._receive)
 
-    def _read(self) -> None:
+    def _take_sequences(self, admission: Admission, max_prompt_bytes: int) -> None:
+        self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
+        for identity in self._waiting_clients:
+            self._accept(identity)
+
+    def _receive(self) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 identity, frame = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -86,45 +116,21 @@ class StubServer:
     def _accept(self, identity: bytes) -> None:
         if self._admission is None:
             self._waiting_clients.add(identity)
-        self.send(identity, Accepted(os.getpid(), self._max_prompt_bytes))
+        self._send(identity, Accepted(os.getpid(), self._max_prompt_bytes))
 
     def _enter(self, identity: bytes, request: Submit, admission: Admission) -> None:
         try:
             priority = self._priorities.check(request.priority)
         except BadRequestError as error:
-            self.send(identity, Refused(request.id, "INVALID_ARG", str(error)))
+            self._send(identity, Refused(request.id, "INVALID_ARG", str(error)))
             return
         sequence = RemoteSequence(self, identity, request, admission, self._ranks, priority, self._queue_timeout)
         self._sequences[identity, request.id] = sequence
         admission.enter(sequence)
 
-    def send(self, identity: bytes, message: Any) -> None:
-        """Send to a remote client. To be called on the ranks' thread."""
-        self._socket.send_multipart([identity, encode(message)])
-
-    def send_text(self, identity: bytes, sequence_id: int, text: str) -> None:
-        """Send new text to a remote client, with that of its other sequences. Call it on the ranks' thread."""
-        if not self._texts:
-            self._ranks.run_soon(self._send_texts)  # once all is read that has come from the ranks
-        self._texts[identity].append((sequence_id, text))
-
-    def _send_texts(self) -> None:
-        texts, self._texts = self._texts, defaultdict(list)
-        for identity, sequences in texts.items():
-            self.send(identity, Deltas(sequences))
-
-    def settle(self, identity: bytes, message: Done | Refused) -> None:
-        """Tell a remote client the end of its sequence, from any thread."""
-
-        def send_text() -> None:
-            if self._sequences.pop((identity, message.id), None) is not None:
-                self.send(identity, message)
-
-        self._ranks.run_soon(send_text)
-
 
 class RemoteSequence(EndsOnce):
-    """A remote client's sequence: an `admission.Request`. It ends once, by its outcome or by its client."""
+    """A remote client's sequence: an `admission.Request`. It ends once: with its outcome, or when it is cancelled."""
 
     slots = 1
 
@@ -150,7 +156,7 @@ class RemoteSequence(EndsOnce):
         self._sequence_id: int | None = None
 
     def start(self) -> None:
-        """Hand the sequence to the ranks."""
+        """Submit the sequence to the ranks."""
         with self._lock:
             if not self._ended:
                 self._sequence_id = self._ranks.submit(
@@ -160,18 +166,18 @@ class RemoteSequence(EndsOnce):
         self._admission.leave(1)
 
     def reject(self, sentence: str) -> None:
-        """Tell the remote client that there was no slot for it."""
+        """Refuse the sequence, for which there was no slot."""
         if self._end():
             self._server.settle(self._identity, Refused(self._request.id, "UNAVAILABLE", sentence))
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """End the sequence; its outcome is not sent."""
         if self._end() and not self._admission.withdraw(self) and self._sequence_id is not None:
             self._ranks.cancel(self._sequence_id)
             self._admission.leave(1)
 
     def settle(self, outcome: Outcome) -> None:
-        """Give the slot back and tell the remote client what became of the sequence."""
+        """Free the slot and send the remote client the outcome."""
         if not self._end():
             return
         self._admission.leave(1)

@@ -1,4 +1,4 @@
-"""What both models need of Triton's Python backend."""
+"""Helpers around Triton's Python backend that all models share."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,13 +11,13 @@ from .requests import INPUTS
 
 
 def input_arrays(request: Any, names: Collection[str] = INPUTS) -> dict[str, NDArray[Any]]:
-    """Return a request's inputs by name, as arrays of this process's own."""
-    # `get_input_tensor_by_name` would have Triton make all of them anew for each name.
+    """Return copies of the inputs of a request, by name."""
+    # `get_input_tensor_by_name` would create all tensors again for each name.
     tensors = ((tensor.name(), tensor) for tensor in request.inputs())
     return {name: np.array(tensor.as_numpy()) for name, tensor in tensors if name in names}
 
 
 def send_error(sender: Any, kind: str, sentence: str) -> None:
-    """Fail a request through its response sender; `kind` is the name of a code of `pb_utils.TritonError`."""
+    """Send an error as the final response; `kind` is the name of an error code of `pb_utils.TritonError`."""
     error = pb_utils.TritonError(sentence, getattr(pb_utils.TritonError, kind))
     sender.send(pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -13,7 +13,7 @@ from .stream_model import DecoupledModel, Outputs
 
 
 class TritonPythonModel(DecoupledModel):
-    """Hands sequences to another model's ranks under the names of TensorRT-LLM's tensors."""
+    """Submits sequences to another model's ranks, with the tensor names of TensorRT-LLM."""
 
     inputs = trtllm.INPUTS
     text_output = "text_output"
@@ -25,5 +25,5 @@ class TritonPythonModel(DecoupledModel):
         return [replace(sequence, stream=streams) for sequence in sequences]
 
     def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
-        """Return the last response's outputs."""
+        """Return the outputs of the final response."""
         return trtllm.last_response(sequence, done, wanted, streamed=sequence.stream)

@@ -6,7 +6,7 @@ import zmq
 from trition_repo_gen.runtime.common.mailbox import Mailbox
 
 
-def test_a_poller_wakes_for_what_lies_in_it_and_only_then() -> None:
+def test_a_poller_wakes_while_there_are_items_and_only_then() -> None:
     mailbox: Mailbox[str] = Mailbox()
     poller = zmq.Poller()
     poller.register(mailbox, zmq.POLLIN)
@@ -21,11 +21,11 @@ def test_a_poller_wakes_for_what_lies_in_it_and_only_then() -> None:
         taken += mailbox.take_all()
     assert taken == ["a", "b"]
     thread.join()
-    assert list(mailbox.take_all()) == []  # the bell may have rung once more
+    assert list(mailbox.take_all()) == []  # the event may have been set once more
     assert not poller.poll(0)
 
 
-def test_what_is_left_while_taking_is_taken_too() -> None:
+def test_items_added_while_taking_are_taken_too() -> None:
     mailbox: Mailbox[int] = Mailbox()
     mailbox.put(0)
 
@@ -36,16 +36,16 @@ def test_what_is_left_while_taking_is_taken_too() -> None:
     assert taken == 3
 
 
-def test_a_poller_wakes_for_what_somebody_left_who_gave_up() -> None:
+def test_a_poller_wakes_for_items_that_an_exception_left_over() -> None:
     mailbox: Mailbox[int] = Mailbox()
     poller = zmq.Poller()
     poller.register(mailbox, zmq.POLLIN)
-    for thing in range(3):
-        mailbox.put(thing)
+    for item in range(3):
+        mailbox.put(item)
 
     with pytest.raises(ZeroDivisionError):
-        for thing in mailbox.take_all():
-            print(1 // thing)
+        for item in mailbox.take_all():
+            print(1 // item)
 
     assert poller.poll(60_000)
     assert list(mailbox.take_all()) == [1, 2]

@@ -1,4 +1,4 @@
-"""Admission: order, bounds, timeouts, and that every request ends up in or turned away."""
+"""Admission: order, limits, timeouts, and that every request is admitted or rejected."""
 
 import math
 import queue
@@ -42,7 +42,7 @@ def request_(events: "queue.Queue[str]") -> Make:
 
 
 @pytest.fixture
-def two_places() -> Iterator[Admission]:
+def two_slots() -> Iterator[Admission]:
     admission = Admission(slots=2, max_waiting=2)
     yield admission
     admission.close()
@@ -52,32 +52,34 @@ def drain(events: "queue.Queue[str]") -> list[str]:
     return [events.get_nowait() for _ in range(events.qsize())]
 
 
-def test_requests_go_in_while_there_are_places_and_then_in_order(
-    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+def test_requests_are_admitted_while_there_are_slots_and_then_in_order(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
     for name in "abcd":
-        two_places.enter(request_(name))
+        two_slots.enter(request_(name))
     assert drain(events) == ["a in", "b in"]
-    two_places.leave(1)
+    two_slots.leave(1)
     assert drain(events) == ["c in"]
-    two_places.leave(2)
+    two_slots.leave(2)
     assert drain(events) == ["d in"]
 
 
-def test_a_small_request_does_not_pass_a_large_one_that_waits(
-    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+def test_a_small_request_does_not_overtake_a_large_one_that_waits(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
-    two_places.enter(request_("a"))
-    two_places.enter(request_("large", slots=2))
-    two_places.enter(request_("small"))
+    two_slots.enter(request_("a"))
+    two_slots.enter(request_("large", slots=2))
+    two_slots.enter(request_("small"))
     assert drain(events) == ["a in"]
-    two_places.leave(1)
+    two_slots.leave(1)
     assert drain(events) == ["large in"]
-    two_places.leave(2)
+    two_slots.leave(2)
     assert drain(events) == ["small in"]
 
 
-def test_the_more_urgent_go_first_and_those_alike_in_order(request_: Make, events: "queue.Queue[str]") -> None:
+def test_higher_priorities_are_admitted_first_and_equal_ones_in_order(
+    request_: Make, events: "queue.Queue[str]"
+) -> None:
     admission = Admission(slots=1, max_waiting=0)
     admission.enter(request_("a", priority=3))
     for name, priority in (("b2", 2), ("c3", 3), ("d1", 1), ("e2", 2), ("f1", 1)):
@@ -88,57 +90,59 @@ def test_the_more_urgent_go_first_and_those_alike_in_order(request_: Make, event
     assert drain(events) == ["a in", "d1 in", "f1 in", "b2 in", "e2 in", "c3 in"]
 
 
-def test_a_more_urgent_request_passes_one_that_waits_for_many_places(
-    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+def test_a_request_of_higher_priority_overtakes_one_that_waits_for_many_slots(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
-    two_places.enter(request_("a", priority=2))
-    two_places.enter(request_("large", slots=2, priority=2))
-    two_places.enter(request_("urgent", priority=1))
+    two_slots.enter(request_("a", priority=2))
+    two_slots.enter(request_("large", slots=2, priority=2))
+    two_slots.enter(request_("urgent", priority=1))
     assert drain(events) == ["a in", "urgent in"]
-    two_places.leave(2)
+    two_slots.leave(2)
     assert drain(events) == ["large in"]
 
 
-def test_a_request_larger_than_all_places_goes_in_alone(
-    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+def test_a_request_that_needs_more_than_all_slots_is_admitted_alone(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
-    two_places.enter(request_("huge", slots=5))
-    two_places.enter(request_("small"))
+    two_slots.enter(request_("huge", slots=5))
+    two_slots.enter(request_("small"))
     assert drain(events) == ["huge in"]
-    two_places.leave(5)
+    two_slots.leave(5)
     assert drain(events) == ["small in"]
 
 
-def test_more_than_may_wait_are_turned_away_at_once(
-    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+def test_requests_beyond_the_queue_limit_are_rejected_at_once(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
     for name in "abcde":
-        two_places.enter(request_(name))
+        two_slots.enter(request_(name))
     assert drain(events)[2:] == ["e away: The server is full and 2 requests wait already; try again later. [busy]"]
 
 
-def test_a_request_waits_no_longer_than_it_wants_to(
-    two_places: Admission, request_: Make, events: "queue.Queue[str]"
+def test_a_request_is_rejected_when_its_queue_timeout_expires(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
 ) -> None:
-    two_places.enter(request_("large", slots=2))
-    two_places.enter(request_("patient"))
-    two_places.enter(request_("late", queue_timeout=0.01))
+    two_slots.enter(request_("large", slots=2))
+    two_slots.enter(request_("patient"))
+    two_slots.enter(request_("late", queue_timeout=0.01))
     assert events.get() == "large in"
     assert events.get(timeout=60).startswith("late away: The server was full for as long as")
-    two_places.leave(2)
+    two_slots.leave(2)
     assert drain(events) == ["patient in"]
 
 
-def test_those_behind_one_who_gave_up_go_in(two_places: Admission, request_: Make, events: "queue.Queue[str]") -> None:
-    two_places.enter(request_("small"))
-    two_places.enter(request_("large", slots=2, queue_timeout=0.01))
-    two_places.enter(request_("patient"))
+def test_requests_behind_an_expired_one_are_admitted(
+    two_slots: Admission, request_: Make, events: "queue.Queue[str]"
+) -> None:
+    two_slots.enter(request_("small"))
+    two_slots.enter(request_("large", slots=2, queue_timeout=0.01))
+    two_slots.enter(request_("patient"))
     assert events.get() == "small in"
     assert events.get(timeout=60).startswith("large away")
     assert events.get(timeout=60) == "patient in"
 
 
-def test_who_waits_when_the_server_stops_is_told(request_: Make, events: "queue.Queue[str]") -> None:
+def test_waiting_requests_are_rejected_when_the_server_stops(request_: Make, events: "queue.Queue[str]") -> None:
     admission = Admission(slots=1, max_waiting=0)
     for name in "abc":
         admission.enter(request_(name))
@@ -146,7 +150,7 @@ def test_who_waits_when_the_server_stops_is_told(request_: Make, events: "queue.
     assert drain(events) == ["a in", "b away: The server is stopping.", "c away: The server is stopping."]
 
 
-def test_an_observer_learns_what_became_of_those_who_wait(request_: Make, events: "queue.Queue[str]") -> None:
+def test_the_observer_receives_what_becomes_of_waiting_requests(request_: Make, events: "queue.Queue[str]") -> None:
     class Notes(Observer):
         def waiting(self, requests: int) -> None:
             events.put(f"{requests} wait")
@@ -175,7 +179,7 @@ def test_an_observer_learns_what_became_of_those_who_wait(request_: Make, events
     ]
 
 
-def test_places_are_neither_lost_nor_made_up(events: "queue.Queue[str]") -> None:
+def test_slots_are_neither_lost_nor_created(events: "queue.Queue[str]") -> None:
     admission = Admission(slots=3, max_waiting=0)
     lock = threading.Lock()
     inside = most = 0

@@ -7,10 +7,10 @@ import pytest
 from trition_repo_gen.runtime.stub import metrics
 
 
-def test_sums_are_handed_over_before_the_end_and_nothing_of_triton_is_kept_after_it(
+def test_closing_passes_on_all_sums_and_releases_the_objects_of_triton(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[tuple[dict[str, str], float]] = []
+    received: list[tuple[dict[str, str], float]] = []
     alive: list[weakref.ref[Any]] = []
 
     class Metric:
@@ -19,10 +19,10 @@ def test_sums_are_handed_over_before_the_end_and_nothing_of_triton_is_kept_after
             alive.append(weakref.ref(self))
 
         def increment(self, value: float) -> None:
-            told.append((self._labels, value))
+            received.append((self._labels, value))
 
         def set(self, value: float) -> None:
-            told.append((self._labels, value))
+            received.append((self._labels, value))
 
     class MetricFamily:
         COUNTER = GAUGE = None
@@ -37,6 +37,6 @@ def test_sums_are_handed_over_before_the_end_and_nothing_of_triton_is_kept_after
     counts.refused("INVALID_ARG")
     counts.close()
 
-    assert ({"model": "llama", "version": "1", "code": "INVALID_ARG"}, 3.0) in told
+    assert ({"model": "llama", "version": "1", "code": "INVALID_ARG"}, 3.0) in received
     assert len(alive) > 10
     assert [reference for reference in alive if reference() is not None] == []

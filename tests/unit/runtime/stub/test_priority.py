@@ -23,7 +23,7 @@ class Request:
     ("settings", "levels", "default"),
     [({}, 1, 1), ({"priority_levels": 3}, 3, 2), ({"priority_levels": 4, "default_priority": 4}, 4, 4)],
 )
-def test_who_asks_for_nothing_is_in_the_middle_or_where_the_deployment_says(
+def test_the_default_priority_is_the_middle_one_or_the_deployments(
     settings: dict[str, int], levels: int, default: int
 ) -> None:
     priorities = Priorities.of(Settings(checkpoint="/c", **settings))  # type: ignore[arg-type]
@@ -33,6 +33,6 @@ def test_who_asks_for_nothing_is_in_the_middle_or_where_the_deployment_says(
 
 
 @pytest.mark.parametrize("asked", [0, 4, -1, "1", True, 1.0])
-def test_a_level_that_there_is_not_is_the_clients_mistake(asked: Any) -> None:
+def test_an_unknown_priority_is_a_bad_request(asked: Any) -> None:
     with pytest.raises(BadRequestError, match="it has to be a whole number from 1 to 3"):
         Priorities(3, 2).check(asked_priority(Request(json.dumps({"queue_priority": asked}))))

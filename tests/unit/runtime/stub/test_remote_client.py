@@ -1,24 +1,25 @@
-"""A remote client and its host over their socket, and what they leave behind."""
+"""A remote client and its stub server over their socket, and what they leave behind."""
 
 import os
 import queue
 import subprocess
 import sys
 import threading
+import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-import zmq
 
-from trition_repo_gen.runtime.common.mailbox import Mailbox
 from trition_repo_gen.runtime.common.protocol import Answer, Done, Refused, SequenceRequest
 from trition_repo_gen.runtime.stub.admission import Admission
+from trition_repo_gen.runtime.stub.event_loop import EventLoop
 from trition_repo_gen.runtime.stub.priority import Priorities
-from trition_repo_gen.runtime.stub.ranks import Outcome
 from trition_repo_gen.runtime.stub.remote_client import RemoteClient, StubServerGoneError
 from trition_repo_gen.runtime.stub.remote_protocol import Submit, disconnected_marker, remove_leftovers, socket_path
+from trition_repo_gen.runtime.stub.router import Outcome
 from trition_repo_gen.runtime.stub.stub_server import RemoteSequence, StubServer
 
 LONG_NAME = "m" * 121
@@ -26,24 +27,10 @@ DONE = Done(1, Answer(text="Hi", finish_reason="stop", prompt_tokens=1, completi
 
 
 class Echo:
-    """Ranks that answer every sequence with its prompt: a thread with a poller, like the real ones'."""
+    """Ranks that answer every sequence with its prompt, on an event loop as the real ones do."""
 
     def __init__(self) -> None:
-        self._commands: Mailbox[Callable[[], None] | None] = Mailbox()
-        self._poller = zmq.Poller()
-        self._poller.register(self._commands, zmq.POLLIN)
-        self._readers: dict[object, Callable[[], None]] = {}
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def run_soon(self, action: Callable[[], None]) -> None:
-        self._commands.put(action)
-
-    def read_too(self, reader: object, read: Callable[[], None]) -> None:
-        self._readers[reader] = read
-        self._poller.register(reader, zmq.POLLIN)
+        self.loop = EventLoop("echo", on_error=traceback.print_exception)
 
     def submit(
         self,
@@ -57,22 +44,8 @@ class Echo:
             text = Answer(text=sequence.prompt, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
             on_outcome(Done(0, text, rest=sequence.prompt[1:]))
 
-        self.run_soon(answer)
+        self.loop.run_soon(answer)
         return 0
-
-    def stop(self) -> None:
-        self._commands.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            for event, _ in self._poller.poll():
-                if event in self._readers:
-                    self._readers[event]()
-            for command in self._commands.take_all():
-                if command is None:
-                    return
-                command()
 
 
 @pytest.fixture
@@ -88,39 +61,37 @@ def name() -> str:
     return f"{uuid.uuid4().hex}{'m' * 89}"
 
 
-def test_a_guest_uses_its_hosts_ranks_however_long_the_models_name_is(name: str, admission: Admission) -> None:
+def test_a_remote_client_uses_the_ranks_of_the_stub_server_however_long_the_models_name_is(
+    name: str, admission: Admission
+) -> None:
     assert len(name) == 121
     ranks = Echo()
     server = StubServer(name, 1, ranks, Priorities(levels=3, default=2), queue_timeout=60)  # type: ignore[arg-type]
-    ranks.start()
+    ranks.loop.start()
     server.open(admission, 1000)
     client = RemoteClient(name, 1, print)
     try:
         assert client.start(timeout=60) == 1000
-        outcomes: Mailbox[Outcome] = Mailbox()
+        outcomes: queue.Queue[Outcome] = queue.Queue()
         texts: list[str] = []
-        poller = zmq.Poller()
-        poller.register(outcomes, zmq.POLLIN)
         for prompt, priority in (("Hello", None), ("Bonjour", 3)):  # one slot: the second finds it given back
             client.submit(SequenceRequest(prompt=prompt, stream=True), priority, outcomes.put, texts.append)
-            assert poller.poll(60_000)
-            (outcome,) = outcomes.take_all()
+            outcome = outcomes.get(timeout=60)
             assert isinstance(outcome, Done)
             texts.append(outcome.rest)
         assert "".join(texts) == "HelloBonjour"
         client.submit(SequenceRequest(prompt="Hi"), 4, outcomes.put, texts.append)
-        assert poller.poll(60_000)
-        (outcome,) = outcomes.take_all()
+        outcome = outcomes.get(timeout=60)
         assert isinstance(outcome, Refused)
         assert outcome.message == "queue_priority is 4; it has to be a whole number from 1 to 3."
     finally:
         client.stop()
         server.close()
-        ranks.stop()
+        ranks.loop.stop()
     assert not socket_path(os.getppid(), name, 1).exists()
 
 
-def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission: Admission) -> None:
+def test_nothing_is_lost_on_the_way_to_a_remote_client_that_reads_late(name: str, admission: Admission) -> None:
     many = 10_000  # far more than ZeroMQ keeps by itself
     sent = threading.Event()
 
@@ -134,42 +105,45 @@ def test_nothing_is_lost_on_the_way_to_a_guest_that_is_late(name: str, admission
         ) -> int:
             def talk(left: int) -> None:
                 on_text("x")
-                self.run_soon(partial(talk, left - 1) if left > 1 else end)  # text of one command goes together
+                # A timer for each text: those of one turn of the loop would go in one frame.
+                self.loop.call_at(time.monotonic(), partial(talk, left - 1) if left > 1 else end)
 
             def end() -> None:
                 on_outcome(DONE)
-                self.run_soon(sent.set)
+                self.loop.run_soon(sent.set)
 
-            self.run_soon(partial(talk, many))
+            self.loop.run_soon(partial(talk, many))
             return 0
 
     ranks = Talker()
     server = StubServer(name, 1, ranks, Priorities(levels=1, default=1), queue_timeout=60)  # type: ignore[arg-type]
-    ranks.start()
+    ranks.loop.start()
     server.open(admission, 1000)
     client = RemoteClient(name, 1, print)
     texts: list[str] = []
     done = threading.Event()
 
-    def hear(text: str) -> None:
+    def receive(text: str) -> None:
         assert sent.wait(60)
         texts.append(text)
 
     try:
         client.start(timeout=60)
-        client.submit(SequenceRequest(prompt="Hello", stream=True), None, lambda outcome: done.set(), hear)
+        client.submit(SequenceRequest(prompt="Hello", stream=True), None, lambda outcome: done.set(), receive)
         assert done.wait(60)
         assert len(texts) == many
     finally:
         client.stop()
         server.close()
-        ranks.stop()
+        ranks.loop.stop()
 
 
-def test_a_mistake_of_ours_leaves_nobody_waiting(name: str, admission: Admission) -> None:
+def test_an_exception_in_a_callback_refuses_all_sequences_and_the_client_goes_on(
+    name: str, admission: Admission
+) -> None:
     ranks = Echo()
     server = StubServer(name, 1, ranks, Priorities(levels=1, default=1), queue_timeout=60)  # type: ignore[arg-type]
-    ranks.start()
+    ranks.loop.start()
     server.open(admission, 1000)
     client = RemoteClient(name, 1, print)
     outcomes: queue.Queue[Outcome] = queue.Queue()
@@ -188,10 +162,10 @@ def test_a_mistake_of_ours_leaves_nobody_waiting(name: str, admission: Admission
     finally:
         client.stop()
         server.close()
-        ranks.stop()
+        ranks.loop.stop()
 
 
-def test_a_guest_whose_host_cannot_load_does_not_wait_for_it(name: str) -> None:
+def test_a_remote_client_does_not_wait_for_a_model_that_cannot_load(name: str) -> None:
     StubServer(name, 1, Echo(), Priorities(levels=1, default=1), queue_timeout=60).mark_failed()  # type: ignore[arg-type]
     client = RemoteClient(name, 1, print)
     with pytest.raises(StubServerGoneError, match="load it as well"):
@@ -199,14 +173,14 @@ def test_a_guest_whose_host_cannot_load_does_not_wait_for_it(name: str) -> None:
     disconnected_marker(socket_path(os.getppid(), name, 1)).unlink()
 
 
-def test_paths_are_short_and_tell_models_and_versions_apart() -> None:
+def test_socket_paths_are_short_and_differ_by_server_model_and_version() -> None:
     paths = {socket_path(server, model, 1) for server in (4_000_000, 4_000_001) for model in ("a", LONG_NAME)}
     paths |= {socket_path(4_000_000, "a", 11), socket_path(4_000_000, "a1", 1)}
     assert len(paths) == 6
     assert all(len(path.name) < 50 for path in paths)
 
 
-def test_what_ended_servers_left_is_removed(name: str) -> None:
+def test_files_of_servers_that_have_ended_are_removed(name: str) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left = disconnected_marker(socket_path(ended.pid, name, 1))
@@ -222,7 +196,7 @@ def test_what_ended_servers_left_is_removed(name: str) -> None:
 
 
 class Recorder:
-    """Notes what a sequence asks of its host and of the ranks."""
+    """Stub server and ranks of a sequence: notes what it calls."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -238,7 +212,7 @@ class Recorder:
 
 
 class Next:
-    """A request that notes that it went in."""
+    """A request that notes that it was admitted."""
 
     slots = 1
     priority = 1
@@ -248,19 +222,22 @@ class Next:
         self._notes = notes
 
     def start(self) -> None:
-        self._notes.append("next in")
+        self._notes.append("next admitted")
 
     def reject(self, sentence: str) -> None:
         pass
 
 
+def sequence_of(seen: Recorder, admission: Admission) -> RemoteSequence:
+    submit = Submit(1, SequenceRequest(prompt="a"))
+    return RemoteSequence(seen, b"client", submit, admission, seen, 1, queue_timeout=60)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("ends", [("settle", "cancel"), ("cancel", "settle"), ("cancel", "cancel")])
-def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], admission: Admission) -> None:
+def test_a_sequence_that_ends_twice_frees_its_slot_once(ends: tuple[str, ...], admission: Admission) -> None:
     """A remote client's cancellation may arrive after the answer was sent and before the client received it."""
     seen = Recorder()
-    sequence = RemoteSequence(
-        seen, b"guest", Submit(1, SequenceRequest(prompt="a")), admission, seen, 1, queue_timeout=60
-    )  # type: ignore[arg-type]
+    sequence = sequence_of(seen, admission)
     admission.enter(sequence)
     for _ in range(2):
         admission.enter(Next(seen.notes))
@@ -271,16 +248,14 @@ def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], 
         else:
             sequence.cancel()
 
-    assert seen.notes.count("next in") == 1
-    assert sorted({*seen.notes} - {"next in"}) == (["Done"] if ends[0] == "settle" else ["cancel 7"])
+    assert seen.notes.count("next admitted") == 1
+    assert sorted({*seen.notes} - {"next admitted"}) == (["Done"] if ends[0] == "settle" else ["cancel 7"])
 
 
-def test_a_row_that_is_cancelled_while_it_waits_never_starts(admission: Admission) -> None:
+def test_a_sequence_that_is_cancelled_while_it_waits_never_starts(admission: Admission) -> None:
     seen = Recorder()
     admission.enter(Next(seen.notes))
-    sequence = RemoteSequence(
-        seen, b"guest", Submit(1, SequenceRequest(prompt="a")), admission, seen, 1, queue_timeout=60
-    )  # type: ignore[arg-type]
+    sequence = sequence_of(seen, admission)
     admission.enter(sequence)
 
     sequence.cancel()
@@ -288,4 +263,4 @@ def test_a_row_that_is_cancelled_while_it_waits_never_starts(admission: Admissio
     admission.leave(1)
     admission.enter(Next(seen.notes))
 
-    assert seen.notes == ["next in", "next in"]
+    assert seen.notes == ["next admitted", "next admitted"]

@@ -5,7 +5,7 @@ import pytest
 from trition_repo_gen.runtime.stub.send_queue import SendQueues
 
 
-def test_a_lane_keeps_the_order_and_is_emptied_before_it_ends() -> None:
+def test_a_send_queue_keeps_the_order_and_is_emptied_before_it_ends() -> None:
     send_queues, done = SendQueues(), []
     send_queue, gate = send_queues.send_queue(), threading.Event()
     send_queue.put(gate.wait)
@@ -17,7 +17,7 @@ def test_a_lane_keeps_the_order_and_is_emptied_before_it_ends() -> None:
     assert done == list(range(100))
 
 
-def test_a_lane_that_waits_leaves_the_others_alone() -> None:
+def test_a_blocked_send_queue_does_not_block_the_others() -> None:
     send_queues, gate, done = SendQueues(), threading.Event(), threading.Event()
     send_queues.send_queue().put(gate.wait)
     send_queues.send_queue().put(done.set)
@@ -26,7 +26,7 @@ def test_a_lane_that_waits_leaves_the_others_alone() -> None:
     send_queues.close()
 
 
-def test_what_fails_is_reported_and_the_next_is_done(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_is_reported_and_the_next_action_runs(capfd: pytest.CaptureFixture[str]) -> None:
     send_queues, done = SendQueues(), []
     send_queue = send_queues.send_queue()
     send_queue.put(lambda: 1 // 0)
