@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.repository.options import MAX_BATCH_SIZE
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
 StreamingKind = Literal["stream", "trtllm"]
@@ -22,8 +23,8 @@ class Deployment(BaseModel):
     model_name: str
     model_version: int = Field(default=1, ge=1)
     model_repository: Path
-    max_batch_size: int = Field(default=8, ge=1)
-    """Sequences in one request; the batcher puts no more into one call of the stub either."""
+    max_batch_size: int = Field(default=MAX_BATCH_SIZE, ge=1)
+    """Sequences in one request; Triton's batcher puts no more into one call of the stub either."""
     stream: bool = True
     """Whether a streaming model streams the answers."""
     trtllm_alias: bool = False
@@ -83,13 +84,4 @@ class Deployment(BaseModel):
     @property
     def stream_settings(self) -> StreamSettings:
         """The streaming models' settings."""
-        settings = self.settings
-        return StreamSettings(
-            stream_of=self.model_name,
-            multimodal=settings.multimodal,
-            allow_image_urls=settings.allow_image_urls,
-            max_images=settings.max_images,
-            max_image_mib=settings.max_image_mib,
-            max_image_pixels=settings.max_image_pixels,
-            start_timeout=settings.start_timeout,
-        )
+        return StreamSettings.of(self.settings, stream_of=self.model_name)
