@@ -50,12 +50,17 @@ class Build:
         return self.files[CONFIG].decode()
 
 
-def build_repository(options: BuildOptions) -> Build:
+def build_repository(options: BuildOptions, report: Callable[[str], None] = lambda step: None) -> Build:
     """Read the checkpoint, check what was asked for, and write the model's folder unless it is a dry run.
+
+    Args:
+        options: what was asked for.
+        report: takes what is being done, in words, when it begins.
 
     Raises:
         UserError: a mistake in the options, the checkpoint or the repository. What stood in the repository stands.
     """
+    report("reading the checkpoint")
     options = recognise(options)
     checkpoint = read_checkpoint(options)
     options, idle_notes = idle.drop(options, checkpoint)
@@ -71,11 +76,14 @@ def build_repository(options: BuildOptions) -> Build:
         trtllm_alias=options.trtllm_alias,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
+    report("asking for the GPUs' memory")
     sizes, gpu_notes = _fit(options, deployment.settings, checkpoint, layout)
+    report("asking the ranks' Python for its packages")
     python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
-    streaming_models = [twin for twin, wanted in deployment.streaming_models.items() if wanted]
-    folders = [_model_folder(deployment), *(_streaming_model_folder(deployment, twin) for twin in streaming_models)]
+    streaming_models = [kind for kind, wanted in deployment.streaming_models.items() if wanted]
+    folders = [_model_folder(deployment), *(_streaming_model_folder(deployment, kind) for kind in streaming_models)]
     removed, other_notes = _unwanted(deployment)
+    report("writing the repository")
     if options.dry_run:
         written, *streaming_written = compare(folders, force=options.force)
     else:
@@ -112,13 +120,13 @@ def _model_folder(deployment: Deployment) -> Folder:
     return _folder(deployment, deployment.model_folder, render(deployment), lambda config: validate(config, deployment))
 
 
-def _streaming_model_folder(deployment: Deployment, twin: StreamingKind) -> Folder:
-    files = render_streaming_model(deployment, twin)
+def _streaming_model_folder(deployment: Deployment, kind: StreamingKind) -> Folder:
+    files = render_streaming_model(deployment, kind)
     return _folder(
         deployment,
-        deployment.streaming_model_folder(twin),
+        deployment.streaming_model_folder(kind),
         files,
-        lambda config: validate_streaming_model(config, deployment, twin),
+        lambda config: validate_streaming_model(config, deployment, kind),
     )
 
 
@@ -136,7 +144,7 @@ def _unwanted(deployment: Deployment) -> tuple[list[Path], list[str]]:
     """Return the streaming models' folders to remove, and a note for each folder that belongs to another model."""
     model = deployment.model_name
     folders = [
-        deployment.streaming_model_folder(twin) for twin, wanted in deployment.streaming_models.items() if not wanted
+        deployment.streaming_model_folder(kind) for kind, wanted in deployment.streaming_models.items() if not wanted
     ]
     with writing(deployment.model_repository):
         streaming_models = [folder for folder in folders if ownership.is_streaming_model(folder, model)]

@@ -73,13 +73,13 @@ class Deployment(BaseModel):
         """The models that may stand beside this one and use its ranks, and whether they do."""
         return {"stream": self.stream, "trtllm": self.trtllm_alias}
 
-    def streaming_model_name(self, twin: StreamingKind) -> str:
+    def streaming_model_name(self, kind: StreamingKind) -> str:
         """Return a streaming model's name."""
-        return f"{self.model_name}_{twin}"
+        return f"{self.model_name}_{kind}"
 
-    def streaming_model_folder(self, twin: StreamingKind) -> Path:
+    def streaming_model_folder(self, kind: StreamingKind) -> Path:
         """Return where a streaming model's config.pbtxt lies."""
-        return self.model_repository / self.streaming_model_name(twin)
+        return self.model_repository / self.streaming_model_name(kind)
 
     @property
     def stream_settings(self) -> StreamSettings:

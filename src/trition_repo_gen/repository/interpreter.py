@@ -30,17 +30,20 @@ print(json.dumps(found))
 @dataclass(frozen=True)
 class _Need:
     packages: tuple[str, ...]
-    lock: str
+    install: str
+    """Command that makes such an environment."""
     below: tuple[str, int] | None = None
     """A package, and the first major version that does not do any more."""
 
 
 _NEEDS = {
     "megatron_bridge": _Need(
-        ("megatron-bridge", "megatron-core", "torch"), "locks/megatron.txt (on a GPU machine, locks/megatron-gpu.txt)"
+        ("megatron-bridge", "megatron-core", "torch"), "trgen environment FOLDER (on a GPU machine, with --gpu)"
     ),
     "nemo2": _Need(
-        ("nemo-toolkit", "megatron-core", "torch", "transformers", "pillow"), "locks/nemo.txt", ("nemo-toolkit", 3)
+        ("nemo-toolkit", "megatron-core", "torch", "transformers", "pillow"),
+        "trgen environment --nemo FOLDER",
+        ("nemo-toolkit", 3),
     ),
 }
 
@@ -86,7 +89,7 @@ def check(python: str, checkpoint: Checkpoint) -> list[str]:
         return []
     sentence = (
         f"The ranks' Python, {python}, has no {missing[0]}, so it cannot load this checkpoint: "
-        f"install {need.lock} there with scripts/install-environment, or name another one with --rank-python"
+        f"make one that can with {need.install}, or name another one with --rank-python"
     )
     if python == _DEFAULT:
         return [f"{sentence}, or RANK_PYTHON in config.pbtxt."]

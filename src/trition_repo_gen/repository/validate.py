@@ -52,12 +52,12 @@ def validate(text: str, deployment: Deployment) -> None:
     _check_images(config, deployment)
 
 
-def validate_streaming_model(text: str, deployment: Deployment, twin: StreamingKind) -> None:
+def validate_streaming_model(text: str, deployment: Deployment, kind: StreamingKind) -> None:
     """Do the same for a streaming model."""
     config = parse(text)
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     read = (config.name, config.model_transaction_policy.decoupled, StreamSettings.from_parameters(parameters))
-    meant = (deployment.streaming_model_name(twin), True, deployment.stream_settings)
+    meant = (deployment.streaming_model_name(kind), True, deployment.stream_settings)
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
     _check_images(config, deployment)
 
