@@ -80,7 +80,7 @@ def test_the_wheel_carries_what_installs_the_ranks_environment(environment: Path
     )
     names = ("locks/megatron.txt", "locks/megatron-gpu.txt", "locks/nemo.txt")
     carried_names = (*names, "scripts/install-transformer-engine-extension")
-    found = run([environment / "bin/python", "-c", program], cwd=environment)
+    found = run([environment / "bin/python", "-I", "-c", program], cwd=environment)
     assert found.split() == [str(package / name) for name in carried_names]
 
 
