@@ -15,6 +15,7 @@ import trition_repo_gen
 from trition_repo_gen.docstrings import field_docstrings
 from trition_repo_gen.paths import carried_folder
 from trition_repo_gen.repository.deployment import Deployment, StreamingKind
+from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.runtime.common.parameters import field_names, only_for
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
@@ -82,7 +83,11 @@ def _render(
         "name": deployment.streaming_model_name(kind) if kind else deployment.model_name,
         "kind": kind,
         "groups": _groups(settings, set() if multimodal else MULTIMODAL_ONLY),
-        "multimodal": multimodal,
+        "inputs": _inputs(kind, multimodal=multimodal),
+        "outputs": [
+            (tensor.name, wire.config_type(tensor.datatype), tensor.dims)
+            for tensor in (wire.TRTLLM_OUTPUTS if kind == "trtllm" else wire.OUTPUTS)
+        ],
         "mark": f"{MARK} {trition_repo_gen.__version__}",
     }
 
@@ -95,6 +100,13 @@ def _render(
         version / "model.py": fill("model.py.j2").encode(),
         **{version / "runtime" / path: content for path, content in runtime.items()},
     }
+
+
+def _inputs(kind: StreamingKind | None, *, multimodal: bool) -> list[tuple[str, str, int]]:
+    """Return (name, type, dims) of each input as config.pbtxt lists them; the first one is required."""
+    if kind == "trtllm":
+        return [(alias.name, wire.config_type(alias.datatype), dims) for alias, dims in wire.TRTLLM_INPUTS]
+    return [(tensor.name, wire.config_type(tensor.datatype), 1) for tensor in wire.inputs(multimodal=multimodal)]
 
 
 def _runtime_files() -> Files:
