@@ -1,4 +1,4 @@
-"""The command `trgen`: a file per command, each parses, calls one function and prints."""
+"""The command `trgen`. Each command is a file that parses, calls one function and prints."""
 
 import sys
 from typing import Annotated
@@ -17,7 +17,7 @@ app = App(
     no_args_is_help=True,
     epilog="Words in a flag may be joined by '_' instead of '-'. A user's mistake ends with exit code 2.",
     pretty_exceptions_enable=False,
-    # Errors without Rich, which takes as long to import as all the rest. `_command` draws the help.
+    # Errors are plain text: importing Rich takes as long as everything else. `_command` draws the help.
     rich_markup_mode=None,
     context_settings={
         "token_normalize_func": canonical,
@@ -42,7 +42,7 @@ def _root(
     pass
 
 
-# After `app`, since the commands' own modules are parts of this package.
+# After `app`, since the modules of the commands are parts of this package.
 from trition_repo_gen.cli import build, deploy, environment, query, rest, serve  # noqa: E402
 
 for _command in (build, serve, deploy, rest, query, environment):

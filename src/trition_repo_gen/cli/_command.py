@@ -23,8 +23,8 @@ WIDTH = 120
 class Panels:
     """Shows the help's options in panels; a mixin of Typer's classes.
 
-    Long names are never cut: where a name leaves no room for its description, that stands below. Rich draws the panels,
-    and is imported, only where a terminal shows them.
+    Names are never shortened: a description goes below a name that is too long. Rich draws the panels, and is imported,
+    only for a terminal.
     """
 
     def format_options(self: Any, ctx: Any, formatter: Any) -> None:
@@ -60,7 +60,7 @@ class Command(Panels, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
 
-        What stands after `--` goes to the argument `forwarded` where the command has one, also if it has others.
+        The words after `--` go to the argument `forwarded` of a command that has one, never to its other arguments.
         """
         words, forwarded = list(args), list[str]()
         if "--" in words and any(param.name == "forwarded" for param in self.params):
@@ -77,10 +77,9 @@ class Command(Panels, TyperCommand):
         return rest
 
     def _explain(self, ctx: typer.Context, words: list[str], error: Any) -> None:
-        """Name the whole word in an error about a short flag of several letters, and the flag that is like it.
+        """Name the whole word and similar flags in an error about a short flag of several letters.
 
-        The parser knows `-tps` as one flag. `-tp`, which it does not know, it takes for `-t -p`, and says that there is
-        no `-t`.
+        The parser reads an unknown `-tp` as `-t -p`, and its own message says that there is no `-t`.
         """
         letter = getattr(error, "option_name", "")
         if type(error).__name__ != "NoSuchOption" or len(letter) != 2:
@@ -137,7 +136,7 @@ def _is_terminal() -> bool:
 
 
 def _lines(rows: _Rows, width: int) -> list[str]:
-    """Return the lines of a panel: names, and beside them, or below where they are long, what they mean."""
+    """Return the lines of a panel: names, and their descriptions beside them, or below names that are long."""
     column = min(max((len(names) for names, _ in rows), default=0), _NAMES) + 2
     lines = []
     for names, text in rows:

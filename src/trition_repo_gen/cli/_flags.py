@@ -1,4 +1,4 @@
-"""Makes Typer flags from a dataclass, so that two commands can share them and a room below needs no Typer."""
+"""Makes Typer flags from a dataclass, so that commands can share them and other packages need no Typer."""
 
 import dataclasses
 import inspect
@@ -13,7 +13,7 @@ import typer
 from trition_repo_gen.cli._config_file import CONFIG
 from trition_repo_gen.docstrings import field_docstrings
 
-# Names that NeMo Export-Deploy's scripts have for the same flags; they work, and stay out of the help.
+# Names of the same flags in NeMo Export-Deploy's scripts; they are accepted and not shown in the help.
 _OLDER_NAMES = {
     "triton-model-name": "model-name",
     "triton-model-version": "model-version",

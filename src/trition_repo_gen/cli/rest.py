@@ -33,7 +33,7 @@ class RestServiceFlags:
     """Requests in progress at once; 0 is no limit."""
 
     def to_options(self, triton: str) -> "RestOptions":
-        """Return what the rest room takes.
+        """Return the options of the package `rest`.
 
         Args:
             triton: HOST:PORT of Triton's gRPC endpoint.
@@ -51,7 +51,7 @@ class RestServiceFlags:
         )
 
     def command_line(self) -> list[str]:
-        """Return the flags of `trgen rest` that say the same."""
+        """Return the same flags for `trgen rest`."""
         values = [(field.name.replace("_", "-"), getattr(self, field.name)) for field in fields(RestServiceFlags)]
         return [f"--{name}={value}" for name, value in values if value is not None]
 
@@ -66,14 +66,14 @@ class RestFlags(RestServiceFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class BesideFlags(RestServiceFlags):
-    """What the command line says about the service that runs beside tritonserver."""
+    """What the command line says about the service that trgen serve starts beside tritonserver."""
 
     no_rest: bool = False
     """Start no REST service."""
 
     @property
     def wanted(self) -> bool:
-        """Whether there shall be one."""
+        """Whether the service is started."""
         return not self.no_rest and self.server_port != 0
 
 
@@ -105,7 +105,7 @@ def register(app: typer.Typer) -> None:
 def rest(flags: RestFlags) -> None:
     """Start the OpenAI-compatible REST service, and its page, in front of a Triton that runs already.
 
-    It runs until Ctrl-C or SIGTERM. trgen serve and trgen deploy start one beside tritonserver by themselves.
+    It runs until Ctrl-C or SIGTERM. trgen serve and trgen deploy start one beside tritonserver.
     """
     require()
     if flags.server_port == 0:
@@ -116,10 +116,10 @@ def rest(flags: RestFlags) -> None:
 
 
 def require() -> None:
-    """Check that what the service needs is installed.
+    """Check that the packages of the service are installed.
 
     Raises:
-        ServerError: it is not.
+        ServerError: one is missing.
     """
     from importlib.util import find_spec
 

@@ -37,10 +37,10 @@ class ServeFlags:
     """Options for tritonserver, as they are."""
 
     def to_options(self) -> "ServeOptions":
-        """Return what the server room takes.
+        """Return the options of the package `server`.
 
         Raises:
-            ServerError: an argument stands where only options for tritonserver may.
+            ServerError: the first forwarded word is no option.
         """
         from trition_repo_gen.server import ServeOptions
 
@@ -103,10 +103,10 @@ def run(flags: ServeFlags, rest: BesideFlags) -> None:
 
 
 def rest_process(rest: BesideFlags) -> "RestProcess | None":
-    """Return how the REST service is started beside tritonserver, or None when it is turned off.
+    """Return how to start the REST service beside tritonserver, or None when it is turned off.
 
     Raises:
-        ServerError: what it needs is not installed, or its file of keys cannot be used.
+        ServerError: one of its packages is missing, or its file of keys cannot be used.
     """
     if not rest.wanted:
         return None

@@ -1,4 +1,4 @@
-"""`trgen build` as a function: options and a checkpoint become a deployment, and that becomes a model folder."""
+"""Builds a model repository: options and a checkpoint become a deployment, which becomes a model's folder."""
 
 import dataclasses
 import re
@@ -33,14 +33,14 @@ class Build:
     layout: Layout
     files: Files
     written: Written
-    """What was done, in a dry run what would be done."""
+    """What was done; in a dry run, what would be done."""
     streaming_models: dict[StreamingKind, Written]
-    """The same of the streaming models' folders, of those that there are."""
+    """The same for each streaming model."""
     removed: tuple[Path, ...]
-    """Folders of streaming models of an earlier build."""
+    """Removed folders: streaming models of an earlier build that are not asked for any more."""
     dry_run: bool
     sizing: Sizing
-    """What it takes of each GPU."""
+    """How much memory of each GPU it uses."""
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
 
@@ -51,14 +51,14 @@ class Build:
 
 
 def build_repository(options: BuildOptions, report: Callable[[str], None] = lambda step: None) -> Build:
-    """Read the checkpoint, check what was asked for, and write the model's folder unless it is a dry run.
+    """Read the checkpoint, check the options, and write the model's folder unless it is a dry run.
 
     Args:
-        options: what was asked for.
-        report: takes what is being done, in words, when it begins.
+        options: the options of the build.
+        report: called with a description of each step when it begins.
 
     Raises:
-        UserError: a mistake in the options, the checkpoint or the repository. What stood in the repository stands.
+        UserError: a mistake in the options, the checkpoint or the repository, which is left as it was.
     """
     report("reading the checkpoint")
     options = recognise(options)
@@ -104,7 +104,7 @@ def build_repository(options: BuildOptions, report: Callable[[str], None] = lamb
 
 
 def _fit(options: BuildOptions, settings: Settings, checkpoint: Checkpoint, layout: Layout) -> tuple[Sizing, list[str]]:
-    """Return what it takes of each GPU, and notes; refuse what a GPU cannot hold."""
+    """Return the predicted GPU memory and notes; refuse a deployment that the GPU cannot hold."""
     given, notes = options.gpu_memory_gib, []
     try:
         size = gpu.memory() if given is None else int(given * memory.GIB)
@@ -150,12 +150,12 @@ def _unwanted(deployment: Deployment) -> tuple[list[Path], list[str]]:
         streaming_models = [folder for folder in folders if ownership.is_streaming_model(folder, model)]
         others = [folder for folder in folders if folder not in streaming_models and ownership.is_model(folder)]
     return streaming_models, [
-        f"{folder} has the name of a streaming model of {model}, but is another model; it stays." for folder in others
+        f"{folder} has the name of a streaming model of {model}, but is another model; it is kept." for folder in others
     ]
 
 
 def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, sequence_length: int) -> Settings:
-    """Return the settings: options of the same name, the chosen layout, and what depends on the checkpoint."""
+    """Return the settings: options of the same name, the chosen layout, and values that depend on the checkpoint."""
     tokenizer = _existing("tokenizer", options.tokenizer or checkpoint.tokenizer)
     if tokenizer == str(checkpoint.iteration / "tokenizer"):
         tokenizer = ""  # the checkpoint's own, so that it stays right when checkpoint and repository move
@@ -176,7 +176,7 @@ def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, seq
 
 
 def _existing(what: str, name: str) -> str:
-    """Return the name of a folder or of something on a hub; a folder's becomes absolute."""
+    """Return a folder's path as an absolute one, and a name on a hub as it is."""
     path = expanded(name)
     with system_errors(
         RepositoryError, f"The {what} {name} cannot be read", "grant this user access, or write another one"
@@ -195,8 +195,8 @@ def _patterns(hosts: list[str] | None) -> list[str]:
 
 
 def _meeting_point(rendezvous: str) -> str:
-    # Of torchrun's forms (torch 2.11, elastic/rendezvous/utils.py) those with a port and a name or an IPv4 address: the
-    # model's stub listens at the same host.
+    # Of torchrun's forms (torch 2.11, elastic/rendezvous/utils.py), those with a port and a name or an IPv4 address:
+    # the model's stub listens on the same host.
     found = re.fullmatch(r"[\w.-]+:([0-9]{1,5})", rendezvous)
     if rendezvous and not (found and 0 < int(found[1]) < 2**16):
         raise RepositoryError(
@@ -206,7 +206,7 @@ def _meeting_point(rendezvous: str) -> str:
 
 
 def _surroundings(options: BuildOptions, deployment: Deployment) -> list[str]:
-    """Return a sentence for what would surprise when it is served, here or in the same repository."""
+    """Return notes on what may surprise when the model is served."""
     notes = []
     if options.num_nodes > 1 and not options.rendezvous:
         notes.append(f"{options.num_nodes} nodes have to meet: write --rendezvous HOST:PORT, the first node's address.")

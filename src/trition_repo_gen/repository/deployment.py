@@ -1,4 +1,4 @@
-"""A deployment: everything that the templates need, checked once."""
+"""A deployment: the checked values that the templates need."""
 
 import re
 from pathlib import Path
@@ -26,9 +26,9 @@ class Deployment(BaseModel):
     max_batch_size: int = Field(default=MAX_BATCH_SIZE, ge=1)
     """Sequences in one request; Triton's batcher puts no more into one call of the stub either."""
     stream: bool = True
-    """Whether a streaming model streams the answers."""
+    """Whether the streaming model NAME_stream is written."""
     trtllm_alias: bool = False
-    """Whether a streaming model has the tensors of a TensorRT-LLM model."""
+    """Whether the streaming model NAME_trtllm, with the tensors of TensorRT-LLM, is written."""
     settings: Settings
 
     @field_validator("model_name")
@@ -48,12 +48,12 @@ class Deployment(BaseModel):
         if settings.default_priority > settings.priority_levels:
             raise RepositoryError(
                 f"--default-priority is {settings.default_priority}, and --priority-levels {settings.priority_levels}; "
-                "write a level that there is, or more levels."
+                "write a lower level, or more levels."
             )
         if settings.enable_chunked_prefill and settings.chunked_prefill_size < settings.max_requests:
             raise RepositoryError(
                 f"--chunked-prefill-size is {settings.chunked_prefill_size}, but {settings.max_requests} sequences "
-                "(--max-requests) may run at once and have a token each in every step; write at least that."
+                "(--max-requests) may run at once, with a token each in every step; write at least that."
             )
         return settings
 
@@ -65,12 +65,12 @@ class Deployment(BaseModel):
 
     @property
     def model_folder(self) -> Path:
-        """Where config.pbtxt lies."""
+        """The folder that holds config.pbtxt."""
         return self.model_repository / self.model_name
 
     @property
     def streaming_models(self) -> dict[StreamingKind, bool]:
-        """The models that may stand beside this one and use its ranks, and whether they do."""
+        """The kinds of streaming models, which use this model's ranks, and whether each is written."""
         return {"stream": self.stream, "trtllm": self.trtllm_alias}
 
     def streaming_model_name(self, kind: StreamingKind) -> str:
@@ -78,7 +78,7 @@ class Deployment(BaseModel):
         return f"{self.model_name}_{kind}"
 
     def streaming_model_folder(self, kind: StreamingKind) -> Path:
-        """Return where a streaming model's config.pbtxt lies."""
+        """Return the folder that holds a streaming model's config.pbtxt."""
         return self.model_repository / self.streaming_model_name(kind)
 
     @property

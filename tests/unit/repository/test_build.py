@@ -331,7 +331,7 @@ def test_another_model_with_a_twins_name_stays(build: Callable[..., Build], tmp_
     for dry_run in (True, False):
         result = build(no_stream=True, dry_run=dry_run)
         assert result.removed == ()
-        assert f"{other} has the name of a streaming model of llama, but is another model; it stays." in result.notes
+        assert f"{other} has the name of a streaming model of llama, but is another model; it is kept." in result.notes
     with pytest.raises(RepositoryError, match="is a model of its own, and would become the streaming model of llama"):
         build(trtllm_alias=True)
     assert (other / "config.pbtxt").read_bytes() == before
