@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.options import MAX_BATCH_SIZE
+from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
 StreamingKind = Literal["stream", "trtllm"]
 
+_SUFFIXES: dict[StreamingKind, str] = {"stream": wire.STREAM_SUFFIX, "trtllm": wire.TRTLLM_SUFFIX}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
@@ -75,7 +77,7 @@ class Deployment(BaseModel):
 
     def streaming_model_name(self, kind: StreamingKind) -> str:
         """Return a streaming model's name."""
-        return f"{self.model_name}_{kind}"
+        return self.model_name + _SUFFIXES[kind]
 
     def streaming_model_folder(self, kind: StreamingKind) -> Path:
         """Return the folder that holds a streaming model's config.pbtxt."""

@@ -90,6 +90,7 @@ def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int
     if kv_cache is None and gpu is not None:
         free = gpu - weights - memory.CONTEXT_BYTES
         kv_cache = memory.kv_cache_bytes(settings, total=gpu, free=free, working=steps)
+    small_blocks = checkpoint.multimodal or checkpoint.multi_latent_attention
     return Sizing(
         weights=weights,
         is_exact=bool(checkpoint.shapes) and not checkpoint.multimodal,
@@ -98,7 +99,7 @@ def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int
         kv_cache=kv_cache,
         kv_cache_is_given=bool(settings.kv_cache_gib),
         token_bytes=max(stage_layers(checkpoint, layout)) * _layer_bytes(checkpoint, layout, item_size),
-        block_size=64 if checkpoint.multimodal or checkpoint.multi_latent_attention else 256,
+        block_size=memory.SMALL_KV_BLOCK_TOKENS if small_blocks else memory.KV_BLOCK_TOKENS,
         spare_blocks=0 if checkpoint.multimodal else 1,
         max_sequence_length=settings.max_sequence_length,
         max_requests=settings.max_requests,

@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK_SIZE = 64
+from ..memory import SMALL_KV_BLOCK_TOKENS
+
+BLOCK_SIZE = SMALL_KV_BLOCK_TOKENS
 """Tokens."""
 
 
