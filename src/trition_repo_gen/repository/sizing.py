@@ -90,7 +90,6 @@ def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int
     if kv_cache is None and gpu is not None:
         free = gpu - weights - memory.CONTEXT_BYTES
         kv_cache = memory.kv_cache_bytes(settings, total=gpu, free=free, working=steps)
-    small_blocks = checkpoint.multimodal or checkpoint.multi_latent_attention
     return Sizing(
         weights=weights,
         is_exact=bool(checkpoint.shapes) and not checkpoint.multimodal,
@@ -99,7 +98,7 @@ def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int
         kv_cache=kv_cache,
         kv_cache_is_given=bool(settings.kv_cache_gib),
         token_bytes=max(stage_layers(checkpoint, layout)) * _layer_bytes(checkpoint, layout, item_size),
-        block_size=memory.SMALL_KV_BLOCK_TOKENS if small_blocks else memory.KV_BLOCK_TOKENS,
+        block_size=64 if checkpoint.multimodal or checkpoint.multi_latent_attention else 256,
         spare_blocks=0 if checkpoint.multimodal else 1,
         max_sequence_length=settings.max_sequence_length,
         max_requests=settings.max_requests,
@@ -199,7 +198,7 @@ def _instead(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: in
 
 
 def _with_tensor_ranks(checkpoint: Checkpoint, layout: Layout, ranks: int) -> Layout | None:
-    """Return the layout with another tensor parallel size, None where the model cannot be sharded like that."""
+    """Return the layout with so many tensor-parallel ranks, None where the model cannot be sharded like that."""
     experts = layout.expert_tensor_parallel_size if layout.expert_parallel_size > 1 else 0
     wider = replace(layout, tensor_parallel_size=ranks, expert_tensor_parallel_size=experts, num_gpus=0)
     try:

@@ -20,10 +20,6 @@ _LEAST_STEP_TOKENS = 16384
 """Megatron Core's own default of `max_tokens`."""
 _BYTES_PER_LOGIT = 48
 """While sequences are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
-KV_BLOCK_TOKENS = 256
-"""Tokens in a block of the KV cache, as FlashAttention needs them on a GPU."""
-SMALL_KV_BLOCK_TOKENS = 64
-"""Tokens in a block for latent attention, which FlashMLA computes, for multimodal models, and on a CPU."""
 GATHERED_TOKENS = 2**16
 """Cached tokens whose keys and values a multimodal model copies together, unless one sequence has more."""
 _IMAGE_TOKEN = 4 * (3 * 1280 + 4 * 5120)

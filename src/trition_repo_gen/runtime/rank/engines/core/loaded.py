@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from .. import memory
-
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -28,8 +26,8 @@ class LoadedModel:
 def kv_block_size(model_config: Any) -> int:
     """Return the tokens per block of the KV cache.
 
-    FlashMLA needs small blocks (megatron-core's dynamic_context.py:297 asserts it), FlashAttention large ones. On a
-    CPU, small blocks waste less of a small cache.
+    FlashMLA reads blocks of 64 (megatron-core's dynamic_context.py:297 asserts it); FlashAttention wants 256. On a CPU
+    small blocks waste less of a small cache.
     """
     latents = isinstance(model_config, MLATransformerConfig) or getattr(model_config, "multi_latent_attention", False)
-    return memory.SMALL_KV_BLOCK_TOKENS if latents or not torch.cuda.is_available() else memory.KV_BLOCK_TOKENS
+    return 64 if latents or not torch.cuda.is_available() else 256

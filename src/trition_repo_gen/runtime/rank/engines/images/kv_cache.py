@@ -5,9 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..memory import SMALL_KV_BLOCK_TOKENS
-
-BLOCK_SIZE = SMALL_KV_BLOCK_TOKENS
+BLOCK_SIZE = 64
 """Tokens."""
 
 
