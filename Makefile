@@ -9,6 +9,7 @@ UV := .uv/bin/uv
 BASE := .venv
 MEGATRON := .envs/megatron
 NEMO := .envs/nemo
+DOCS := .envs/docs
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,7 +20,7 @@ export UV_PYTHON_DOWNLOADS := never
 export TRGEN_RANK_PYTHON ?= $(CURDIR)/$(MEGATRON)/bin/python
 export TRGEN_NEMO_PYTHON ?= $(CURDIR)/$(NEMO)/bin/python
 
-.PHONY: help demo demo-multimodal test check bench bench-gpu environments lock clean
+.PHONY: help demo demo-multimodal test check docs reference bench bench-gpu environments lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,13 +35,22 @@ demo: $(BASE)/.ready $(MEGATRON)/.ready
 demo-multimodal: $(BASE)/.ready $(NEMO)/.ready
 	$(BASE)/bin/python examples/demo_multimodal.py
 
-# make check  only the linters and the type checker
+# make check  only the linters, the type checker and the rules of imports
 check: $(BASE)/.ready
 	$(BASE)/bin/ruff check .
 	$(BASE)/bin/ruff format --check .
 	$(BASE)/bin/mypy
+	$(BASE)/bin/lint-imports
 
-test: check environments
+# make docs   build the documentation as a site in build/docs; broken links are errors
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs -q build --strict
+
+# make reference  write docs/reference/ from the code
+reference: $(BASE)/.ready
+	$(BASE)/bin/python scripts/make_reference.py
+
+test: check docs environments
 	scripts/install-chromium
 	$(BASE)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -57,7 +67,7 @@ bench-gpu: $(BASE)/.ready
 
 # make lock   resolve the environments anew
 lock: $(UV)
-	for lock in base serve build; do \
+	for lock in base serve build docs; do \
 	    $(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
 	        locks/$$lock.in -o locks/$$lock.txt; \
 	done
@@ -88,4 +98,8 @@ $(MEGATRON)/.ready: locks/megatron.txt | $(UV)
 
 $(NEMO)/.ready: locks/nemo.txt | $(UV)
 	scripts/install-environment $(UV) $(PYTHON) locks/nemo.txt $(NEMO)
+	touch $@
+
+$(DOCS)/.ready: locks/docs.txt | $(UV)
+	scripts/install-environment $(UV) $(PYTHON) locks/docs.txt $(DOCS)
 	touch $@

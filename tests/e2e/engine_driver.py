@@ -35,7 +35,7 @@ def main() -> None:
     on_cpu = cpu.needed()
     if on_cpu:
         cpu.install()
-    from runtime.rank.loaders import megatron_bridge
+    from runtime.rank.loaders import bridge_text
 
     if on_cpu:
         cpu.after_import()
@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     settings = Settings(checkpoint=sys.argv[2], params_dtype="float32", max_sequence_length=1024, max_requests=16)
-    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=lambda text: None)
+    loaded = bridge_text.load(settings, on_cpu=on_cpu, progress=lambda text: None)
     codec = TextCodec(loaded.tokenizer)
     kinds: tuple[dict[str, Any], ...] = (
         {},

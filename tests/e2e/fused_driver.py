@@ -22,11 +22,11 @@ def main() -> None:
     from runtime.rank import cpu
 
     cpu.install()
-    from runtime.rank.loaders import megatron_bridge
+    from runtime.rank.loaders import bridge_text
 
     cpu.after_import()
     from megatron.core import parallel_state
-    from runtime.common.protocol import Row
+    from runtime.common.protocol import SequenceRequest
     from runtime.common.settings import Settings
     from runtime.rank.engines.core.engine import RankEngine
     from runtime.rank.engines.core.fused import decoding
@@ -42,7 +42,7 @@ def main() -> None:
 
     def answers(engine: RankEngine, codec: TextCodec) -> list[Any]:
         for request_id, text in enumerate(PROMPTS, 1):
-            row = Row(prompt=text, max_length=MAX_LENGTH, min_length=MAX_LENGTH, log_probs=True, echo=True)
+            row = SequenceRequest(prompt=text, max_length=MAX_LENGTH, min_length=MAX_LENGTH, log_probs=True, echo=True)
             engine.add(request_id, row, codec.encode(row), watch=False)
         found = {}
         while engine.has_work:
@@ -59,7 +59,7 @@ def main() -> None:
             tensor_parallel_size=dist.get_world_size(),
             num_gpus=dist.get_world_size(),
         )
-        loaded = megatron_bridge.load(settings, device_is_cpu=True, progress=lambda text: None)
+        loaded = bridge_text.load(settings, on_cpu=True, progress=lambda text: None)
         codec = TextCodec(loaded.tokenizer)
         plain = answers(RankEngine(loaded, settings, codec), codec)
         halves = fuse(loaded.model, settings.max_sequence_length)

@@ -8,11 +8,11 @@ are these docstrings. Standard library only: Triton's stub, the ranks and the co
 from dataclasses import dataclass
 from typing import Literal
 
+from .checkpoint_kinds import CheckpointKindName
 from .layout import Layout
 from .parameters import Multimodal, Parameters, SettingsError, TextOnly
 
 __all__ = [
-    "CheckpointKind",
     "Dtype",
     "EngineSettings",
     "ImageLimits",
@@ -29,7 +29,6 @@ __all__ = [
     "is_on",
 ]
 
-CheckpointKind = Literal["megatron_bridge", "nemo2"]
 Dtype = Literal["float16", "bfloat16", "float32"]
 Switch = Literal["auto", "on", "off"]
 """auto: on where there is a GPU."""
@@ -56,7 +55,7 @@ class ModelSettings(Parameters):
 
     checkpoint: str
     """Path of the checkpoint's iter_* folder, of a NeMo 2.0 checkpoint's root."""
-    checkpoint_kind: CheckpointKind = "megatron_bridge"
+    checkpoint_kind: CheckpointKindName = "megatron_bridge"
     """Format of the checkpoint: megatron_bridge or nemo2."""
     tokenizer: str = ""
     """Folder or hub name of the tokenizer; without a value, the checkpoint's own."""

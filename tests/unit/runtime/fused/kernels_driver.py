@@ -145,7 +145,7 @@ def decoding(heads: int, window: int, programs: int, rotated: int) -> float:
 
 def largest(rows: int, columns: int, programs: int) -> float:
     """Rows that lie apart, whose largest number is there more than once, and rows that have none."""
-    from runtime.rank.engines.core.fused import argmax
+    from runtime.rank.engines.kernels import argmax
 
     argmax._PROGRAMS = programs
     x = torch.randn(rows, columns + 3)[:, :columns].bfloat16()

@@ -76,14 +76,14 @@ def load(checkpoint: Path, **settings: Any) -> tuple[Any, list[str]]:
     """Load as a rank does; return what came and the lines of progress."""
     from megatron.core import parallel_state
     from runtime.common.settings import Settings
-    from runtime.rank.loaders import megatron_bridge
+    from runtime.rank.loaders import bridge_text
 
     lines: list[str] = []
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         values = {"checkpoint": str(checkpoint), "params_dtype": "float32"} | settings
-        return megatron_bridge.load(Settings(**values), device_is_cpu=True, progress=lines.append), lines
+        return bridge_text.load(Settings(**values), on_cpu=True, progress=lines.append), lines
     finally:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()
@@ -160,7 +160,7 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
     from runtime.common.settings import Settings
     from runtime.rank.engines.core import upstream
     from runtime.rank.engines.core.loaded import kv_block_size
-    from runtime.rank.loaders import layout, megatron_bridge
+    from runtime.rank.loaders import bridge_text, layout
     from runtime.rank.loaders import weights as weights_module
 
     cpu.after_import()
@@ -220,12 +220,12 @@ def main(tokenizer: Path, out: Path) -> dict[str, Any]:
     latent_parts = SimpleNamespace(sequence_parallel=True, multi_latent_attention=True)
     try:
         layout.check(latent_parts, None)
-    except megatron_bridge.LoadError as error:
+    except bridge_text.LoadError as error:
         result["refusals"]["latents in parts"] = f"LoadError: {error}"
     recorded = SimpleNamespace(sequence_parallel=False, cuda_graph_impl="local", num_moe_experts=None)
     try:
         layout.check(recorded, Settings(checkpoint="", pipeline_parallel_size=2))
-    except megatron_bridge.LoadError as error:
+    except bridge_text.LoadError as error:
         result["refusals"]["graphs of stages"] = f"LoadError: {error}"
     latents = dataclasses.make_dataclass("Config", ["multi_latent_attention"])(True)
     result["blocks"] = [kv_block_size(config) for config in (reference.model.config, latents)]

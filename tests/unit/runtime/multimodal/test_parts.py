@@ -12,7 +12,7 @@ def test_positions_are_those_of_hugging_face(in_megatron: Callable[..., Any]) ->
     fewer, more, other = outcome["refused"]
     assert fewer == "the prompt has fewer than 1 images"
     assert more == "the prompt has more than 0 images"
-    assert other == "a image of 6 tokens has another number of places in the prompt"
+    assert other == "an image of 6 tokens has another number of places in the prompt"
 
 
 def test_cached_attention_is_dense_attention_whoever_joins(in_megatron: Callable[..., Any]) -> None:
@@ -43,6 +43,6 @@ def test_a_picture_that_takes_hours_to_decode_is_refused(images: Any) -> None:
 
 def test_hostile_and_broken_pictures_are_refused_in_a_sentence(images: Any) -> None:
     bomb, half, *unknown = images["refused"]
-    assert bomb == "images has a image of 10000 x 10000 pixels; this server takes 1000000 pixels at most."
-    assert half.startswith("images has a image that cannot be read (")
-    assert unknown == ["images has a image that cannot be read (no known format); send PNG, JPEG or WebP."] * 3
+    assert bomb == "images has an image of 10000 x 10000 pixels; this server takes 1000000 pixels at most."
+    assert half.startswith("images has an image that cannot be read (")
+    assert unknown == ["images has an image that cannot be read (no known format); send PNG, JPEG or WebP."] * 3

@@ -19,7 +19,7 @@ def sampling() -> dict[str, object]:
         cpu.install()
     from runtime.common.protocol import SequenceRequest
     from runtime.rank.engines.core.sampling import CoreSampling
-    from runtime.rank.engines.sampling import gumbel_noise
+    from runtime.rank.engines.sampling.random import gumbel_noise
     from transformers import (
         LogitsProcessorList,
         MinNewTokensLengthLogitsProcessor,
@@ -135,7 +135,7 @@ def recorded_steps() -> dict[str, object]:
     if cpu.needed():
         cpu.install()
     from megatron.core.inference.batch_dimensions_utils import CUDAGraphBatchDimensionBuilder, InferenceBatchDimensions
-    from runtime.rank.engines.core import engine
+    from runtime.rank.engines.core import upstream
 
     limits = {"max_requests": 256, "max_tokens": 16384}
     steps = {
@@ -164,8 +164,8 @@ def recorded_steps() -> dict[str, object]:
             **limits,
         )
         if add:
-            engine._record_few_sequences(context, 2)
-            engine._record_long_steps(context, 2)
+            upstream.record_few_sequences(context, 2)
+            upstream.record_long_steps(context, 2)
         assert all(graph.is_valid(256, 4096, 0) for graph in recorded)
         assert len(set(recorded)) == len(recorded)
         found = {
@@ -181,7 +181,7 @@ def recorded_steps() -> dict[str, object]:
             max_tokens=16384,
             max_sequence_length=max_sequence_length,
         )
-        engine._record_long_steps(context, ranks)
+        upstream.record_long_steps(context, ranks)
         return [graph.token_count for graph in context.cuda_graph_batch_dimensions_list[:-1]]
 
     return {
