@@ -47,6 +47,8 @@ COPY locks/serve.txt locks/
 RUN --mount=type=cache,target=/root/.cache/uv \
     scripts/install-environment /opt/uv/bin/uv /usr/bin/python3.12 locks/serve.txt /opt/trgen
 
+# The wheel carries the locks of the ranks' environments, for `trgen environment`.
+COPY locks/megatron.txt locks/nemo.txt locks/
 COPY scripts/install-trgen scripts/
 COPY pyproject.toml README.md LICENSE ./
 COPY templates templates

@@ -1,5 +1,6 @@
 """The main job on this machine's CPU, from a trained tiny model to two answers. `make demo` runs it."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import tritonclient.http
 from rich.console import Console
 
+from trition_repo_gen.runtime.common import log_lines
 from trition_repo_gen.server import free_ports, running_server
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +26,7 @@ console = Console(highlight=False)
 
 def main() -> int:
     """Run the demonstration; return 1 if an answer is wrong."""
+    read_command_line(__doc__)
     python = os.environ["TRGEN_RANK_PYTHON"]
     run(
         "Megatron-Bridge converts the tiny model",
@@ -66,6 +69,11 @@ def main() -> int:
     return 0 if right else 1
 
 
+def read_command_line(text: str | None) -> None:
+    """Refuse options, of which there is none, and print the text for --help."""
+    argparse.ArgumentParser(description=text).parse_args()
+
+
 def run(title: str, command: list[str | Path], *, only_last_line: bool = False) -> str:
     """Run a command under its title; return what it printed. What it wrote to stderr is shown if it fails."""
     console.rule(title)
@@ -95,7 +103,7 @@ def ask(url: str, prompt: str) -> str:
 
 def show_rank(line: str) -> None:
     """Show what the ranks say, and leave out tritonserver's own log."""
-    if line.startswith("[trgen "):
+    if log_lines.parse(line):
         console.print(line, style="dim", markup=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.http
-from demo import ROOT, console, run, show_rank
+from demo import ROOT, console, read_command_line, run, show_rank
 
 from trition_repo_gen.server import free_ports, running_server
 
@@ -25,6 +25,7 @@ import pictures  # noqa: E402
 
 def main() -> int:
     """Run the demonstration; return 1 if an answer is wrong."""
+    read_command_line(__doc__)
     run(
         "nemo-toolkit makes a NeMo 2.0 checkpoint of the tiny model",
         [os.environ["TRGEN_NEMO_PYTHON"], "examples/make_nemo_checkpoint.py", HUGGING_FACE, CHECKPOINT],

@@ -5,15 +5,15 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Base of all mistakes that a user can mend; its text is one sentence that says what to write instead."""
+    """Base of all mistakes that a user can correct. The text is one sentence that says what to write instead."""
 
 
 class CheckpointError(UserError):
-    """The checkpoint is missing, half-written or of another kind."""
+    """The checkpoint is missing, incomplete or of another kind."""
 
 
 class LayoutError(UserError):
-    """The checkpoint cannot be cut the way that was asked for."""
+    """The checkpoint cannot be sharded in the layout that was asked for."""
 
 
 class RepositoryError(UserError):
@@ -28,17 +28,21 @@ class QueryError(UserError):
     """The server did not answer, or answered with an error."""
 
 
+class InstallError(UserError):
+    """An environment cannot be installed."""
+
+
 @contextmanager
 def system_errors(kind: type[UserError], what: str, instead: str) -> Iterator[None]:
-    """Make one sentence of what the system refuses within the block: permissions, a full disk, links in a circle.
+    """Make one sentence of an OSError within the block: missing permissions, a full disk, links in a circle.
 
     Args:
-        kind: what is raised for it.
+        kind: class of the error that is raised for it.
         what: what cannot be done, as the beginning of the sentence.
         instead: what to do about it, as its end.
 
     Raises:
-        UserError: of that kind, where there was an OSError.
+        UserError: of that class, where there was an OSError.
     """
     try:
         yield

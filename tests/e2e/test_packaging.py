@@ -65,6 +65,25 @@ def test_the_plain_install_needs_no_gpu_stack(environment: Path) -> None:
     assert "megatron-core" not in listed
 
 
+def test_the_wheel_carries_what_installs_the_ranks_environment(environment: Path, checkout: Path) -> None:
+    package = environment / "lib/python3.12/site-packages/trition_repo_gen"
+
+    for lock in ("build", "megatron", "megatron-gpu", "nemo", "transformer-engine-torch"):
+        assert (package / f"locks/{lock}.txt").read_bytes() == (checkout / f"locks/{lock}.txt").read_bytes()
+    for script in ("install-environment", "install-transformer-engine-extension"):
+        carried = package / "scripts" / script
+        assert carried.read_bytes() == (checkout / "scripts" / script).read_bytes()
+        assert carried.stat().st_mode & 0o111
+    program = (
+        "from trition_repo_gen.environments import extension_script, lock_file\n"
+        "print(lock_file(), lock_file(gpu=True), lock_file(nemo=True), extension_script())"
+    )
+    names = ("locks/megatron.txt", "locks/megatron-gpu.txt", "locks/nemo.txt")
+    carried_names = (*names, "scripts/install-transformer-engine-extension")
+    found = run([environment / "bin/python", "-I", "-c", program], cwd=environment)
+    assert found.split() == [str(package / name) for name in carried_names]
+
+
 def test_the_installed_trgen_serves_and_asks(
     repository: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,8 @@ from trition_repo_gen.checkpoints import processors
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.checkpoints.checkpoint_kind import CheckpointKind, RanksEnvironment
 from trition_repo_gen.checkpoints.kinds import KINDS, read, recognise
-from trition_repo_gen.checkpoints.layout import Layout, check, sequence_length, split_layers
+from trition_repo_gen.checkpoints.layout import check, sequence_length, split_layers
+from trition_repo_gen.runtime.common.layout import Layout
 
 __all__ = [
     "KINDS",

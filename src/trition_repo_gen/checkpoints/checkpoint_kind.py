@@ -14,8 +14,8 @@ class RanksEnvironment:
 
     packages: tuple[str, ...]
     """Distributions that have to be installed; the first one that is missing is named."""
-    lock: str
-    """The requirement files to install, for a sentence."""
+    install: str
+    """The command that installs it, for a sentence."""
     python_variable: str | None = None
     """Environment variable that names this Python; it comes before TRGEN_RANK_PYTHON."""
     below: tuple[str, int] | None = None
@@ -58,3 +58,5 @@ class CheckpointKind:
         OSError: a file cannot be read.
     """
     environment: RanksEnvironment
+    multimodal_only: bool = False
+    """Whether only multimodal models of this kind are served."""

@@ -6,67 +6,14 @@ The rules are those of `megatron/core/transformer/transformer_config.py` (`__pos
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
 from trition_repo_gen.errors import LayoutError
+from trition_repo_gen.runtime.common.layout import Layout
+from trition_repo_gen.runtime.common.settings import Settings
 
-DEFAULT_SEQUENCE_LENGTH = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """A parallel layout. Sizes are in ranks; a size of 0 is chosen by `check`, 0 layers mean an even split."""
-
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    context_parallel_size: int = 1
-    expert_parallel_size: int = 1
-    expert_tensor_parallel_size: int = 0
-    sequence_parallel: bool = False
-    num_layers_in_first_pipeline_stage: int = 0
-    num_layers_in_last_pipeline_stage: int = 0
-    account_for_embedding_in_pipeline_split: bool = False
-    account_for_loss_in_pipeline_split: bool = False
-    num_gpus: int = 0
-    """Per node."""
-    num_nodes: int = 1
-
-    @property
-    def world_size(self) -> int:
-        """Ranks over all nodes."""
-        return self.num_gpus * self.num_nodes
-
-    @property
-    def replica_size(self) -> int:
-        """Ranks of one replica of the dense layers."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
-
-    @property
-    def smallest_world(self) -> int:
-        """The smallest number of ranks over which both the dense layers and the experts can be sharded."""
-        dense = self.tensor_parallel_size * self.context_parallel_size
-        experts = self.expert_parallel_size * max(self.expert_tensor_parallel_size, 1)
-        return self.pipeline_parallel_size * math.lcm(dense, experts)
-
-    def describe(self) -> str:
-        """Return the resolved layout as a line: `TP=2 PP=1 on 4 GPUs, 2 replicas`."""
-        names = {
-            "TP": self.tensor_parallel_size,
-            "PP": self.pipeline_parallel_size,
-            "CP": self.context_parallel_size,
-            "EP": self.expert_parallel_size,
-        }
-        sizes = " ".join(f"{name}={size}" for name, size in names.items() if size > 1 or name in ("TP", "PP"))
-        if self.expert_parallel_size > 1:
-            sizes += f" ETP={self.expert_tensor_parallel_size}"
-        sequence = " with sequence parallel" if self.sequence_parallel else ""
-        nodes = f" × {self.num_nodes} nodes" if self.num_nodes > 1 else ""
-        replicas = self.world_size // self.replica_size
-        return (
-            f"{sizes}{sequence} on {_count(self.num_gpus, 'GPU')}{nodes}"
-            f"{f', {replicas} replicas' if replicas > 1 else ''}"
-        )
+DEFAULT_SEQUENCE_LENGTH = Settings.max_sequence_length
 
 
 def check(checkpoint: Checkpoint, layout: Layout) -> tuple[Layout, list[str]]:

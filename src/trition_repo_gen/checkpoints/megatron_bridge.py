@@ -266,6 +266,6 @@ KIND = CheckpointKind(
     read=_read,
     environment=RanksEnvironment(
         packages=("megatron-bridge", "megatron-core", "torch"),
-        lock="locks/megatron.txt (on a GPU machine, locks/megatron-gpu.txt)",
+        install="trgen environment FOLDER (on a GPU machine, with --gpu)",
     ),
 )

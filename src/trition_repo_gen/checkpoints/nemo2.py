@@ -204,8 +204,9 @@ KIND = CheckpointKind(
     read=_read,
     environment=RanksEnvironment(
         packages=("nemo-toolkit", "megatron-core", "torch", "transformers", "pillow"),
-        lock="locks/nemo.txt",
+        install="trgen environment --nemo FOLDER",
         python_variable="TRGEN_NEMO_PYTHON",
         below=("nemo-toolkit", 3),
     ),
+    multimodal_only=True,
 )

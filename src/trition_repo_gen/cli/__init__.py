@@ -1,4 +1,4 @@
-"""The command `trgen`: a file per command, each parses, calls one function and prints."""
+"""The command `trgen`. Each command is a file that parses, calls one function and prints."""
 
 import sys
 from typing import Annotated
@@ -6,21 +6,23 @@ from typing import Annotated
 import typer
 
 from trition_repo_gen import __version__
+from trition_repo_gen.cli._command import WIDTH, App, Group
 from trition_repo_gen.cli._flags import canonical
 from trition_repo_gen.errors import UserError
 
-app = typer.Typer(
+app = App(
     name="trgen",
+    cls=Group,
     help="Write a Triton model repository for a Megatron checkpoint, and serve it with stock tritonserver.",
     no_args_is_help=True,
-    epilog="Flags may be written with '_' between the words, too. A mistake ends with exit code 2.",
-    add_completion=False,
+    epilog="Words in a flag may be joined by '_' instead of '-'. A user's mistake ends with exit code 2.",
     pretty_exceptions_enable=False,
-    # Rich would cost half of the start-up time and cut long flag names off in a narrow terminal.
+    # Errors are plain text: importing Rich takes as long as everything else. `_command` draws the help.
     rich_markup_mode=None,
     context_settings={
         "token_normalize_func": canonical,
         "help_option_names": ["-h", "--help"],
+        "max_content_width": WIDTH,
     },
 )
 
@@ -40,10 +42,10 @@ def _root(
     pass
 
 
-# After `app`, since the commands' own modules are parts of this package.
-from trition_repo_gen.cli import build, deploy, query, rest, serve  # noqa: E402
+# After `app`, since the modules of the commands are parts of this package.
+from trition_repo_gen.cli import build, deploy, environment, query, rest, serve  # noqa: E402
 
-for _command in (build, serve, deploy, rest, query):
+for _command in (build, serve, deploy, rest, query, environment):
     _command.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`trgen build`: writes a Triton model repository for a checkpoint."""
+"""`trgen build`: write a Triton model repository for a checkpoint."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ import typer
 
 from trition_repo_gen.cli._flags import takes
 from trition_repo_gen.cli._options import BUILD
+from trition_repo_gen.cli._progress import progress
 from trition_repo_gen.repository.options import BuildOptions
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ def register(app: typer.Typer) -> None:
     app.command("build")(build)
 
 
-@takes(BUILD)
+@takes(BUILD, config_file=True)
 def build(options: BuildOptions) -> None:
     """Write a Triton model repository for a Megatron-Bridge or a NeMo 2.0 multimodal checkpoint."""
     from trition_repo_gen.repository.build import build_repository  # pydantic, jinja2 and yaml: not for --help
 
-    result = build_repository(options)
+    with progress() as report:
+        result = build_repository(options, report)
     if result.dry_run:
         print_dry_run(result)
     print_build(result)
@@ -44,15 +46,15 @@ def print_build(result: "Build") -> None:
         typer.echo(f"{'would be ' if result.dry_run and outcome != 'unchanged' else ''}{outcome}: {what}")
 
     say(result.written.outcome, f"{deployment.model_folder} (version {deployment.model_version})")
-    for twin, written in result.streaming_models.items():
-        say(written.outcome, f"{deployment.streaming_model_folder(twin)}, {_STREAMING_MODELS[twin]}")
+    for kind, written in result.streaming_models.items():
+        say(written.outcome, f"{deployment.streaming_model_folder(kind)}, {_STREAMING_MODELS[kind]}")
     for folder in result.removed:
         say("removed", str(folder))
     if result.written.outcome == "updated":
         typer.echo(f"changed: {_list(list(map(str, result.written.changed)))}")
     for name, written in [
         (deployment.model_name, result.written),
-        *((deployment.streaming_model_name(twin), written) for twin, written in result.streaming_models.items()),
+        *((deployment.streaming_model_name(kind), written) for kind, written in result.streaming_models.items()),
     ]:
         if written.edited and not result.dry_run:
             typer.echo(
@@ -70,7 +72,7 @@ def print_build(result: "Build") -> None:
 
 
 def print_sizing(sizing: "Sizing") -> None:
-    """Print what each GPU holds and what its KV cache has room for, a line each."""
+    """Print what each GPU holds, and what its KV cache has room for, a line each."""
     from trition_repo_gen.repository.sizing import binary
 
     about = "" if sizing.is_exact else "about "
@@ -97,7 +99,7 @@ def _size(count: int) -> str:
 
 
 def print_dry_run(result: "Build") -> None:
-    """Print the tree of files and config.pbtxt."""
+    """Print the files' paths and the text of config.pbtxt."""
     typer.echo(f"{result.deployment.model_folder}/")
     for path in sorted(result.files):
         typer.echo(f"    {path}")

@@ -2,33 +2,38 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer import Option
 
-from trition_repo_gen.cli._flags import FlagGroup, takes
+from trition_repo_gen.addresses import ANY_ADDRESS, REST_PORT, TRITON_GRPC_PORT
+from trition_repo_gen.cli._flags import FlagGroup, count, in_panel, port, takes
 from trition_repo_gen.errors import ServerError
 
 if TYPE_CHECKING:
     from trition_repo_gen.rest import RestOptions
-
-_PANEL = "The REST service"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestServiceFlags:
     """What the command line says about the service itself."""
 
-    server_port: int = 8080
-    server_address: str = "0.0.0.0"
+    server_port: int = REST_PORT
+    """Port of the REST service."""
+    server_address: str = ANY_ADDRESS
+    """Address that the REST service listens on."""
     api_key_file: Path | None = None
+    """File of keys, one a line; only requests with one of them are answered."""
     max_body_mib: int = 32
+    """MiB of the largest request."""
     max_requests_per_minute: int = 6000
+    """Requests per minute of one key, without keys of one address; 0 is no limit."""
     max_concurrent_requests: int = 1024
+    """Requests in progress at once; 0 is no limit."""
 
     def to_options(self, triton: str) -> "RestOptions":
-        """Return what the rest room takes.
+        """Return the options of the package `rest`.
 
         Args:
             triton: HOST:PORT of Triton's gRPC endpoint.
@@ -46,7 +51,7 @@ class RestServiceFlags:
         )
 
     def command_line(self) -> list[str]:
-        """Return the flags of `trgen rest` that say the same."""
+        """Return the same flags for `trgen rest`."""
         values = [(field.name.replace("_", "-"), getattr(self, field.name)) for field in fields(RestServiceFlags)]
         return [f"--{name}={value}" for name, value in values if value is not None]
 
@@ -55,58 +60,40 @@ class RestServiceFlags:
 class RestFlags(RestServiceFlags):
     """What the command line says to `trgen rest`."""
 
-    triton: str = "127.0.0.1:8001"
+    triton: str = f"127.0.0.1:{TRITON_GRPC_PORT}"
+    """Triton's gRPC endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BesideFlags(RestServiceFlags):
-    """What the command line says about the service that runs beside tritonserver."""
+    """What the command line says about the service that trgen serve starts beside tritonserver."""
 
     no_rest: bool = False
+    """Start no REST service."""
 
     @property
     def wanted(self) -> bool:
-        """Whether there shall be one."""
+        """Whether the service is started."""
         return not self.no_rest and self.server_port != 0
 
 
-_SERVICE = {
-    "server_port": Option(
-        "--server-port", "-sp", min=0, max=65535, help="The REST service's port.", rich_help_panel=_PANEL
-    ),
-    "server_address": Option("--server-address", "-sa", help="Where the REST service listens.", rich_help_panel=_PANEL),
-    "api_key_file": Option(
-        "--api-key-file",
-        metavar="PATH",
-        help="Answer only those who send one of the keys in this file, one a line.",
-        rich_help_panel=_PANEL,
-    ),
-    "max_body_mib": Option(
-        "--max-body-mib", min=1, metavar="MIB", help="Size of the largest request.", rich_help_panel=_PANEL
-    ),
-    "max_requests_per_minute": Option(
-        "--max-requests-per-minute",
-        min=0,
-        metavar="N",
-        help="Of one key, or without keys of one address; 0 is no limit.",
-        rich_help_panel=_PANEL,
-    ),
-    "max_concurrent_requests": Option(
-        "--max-concurrent-requests",
-        min=0,
-        metavar="N",
-        help="Requests under way at once; 0 is no limit.",
-        rich_help_panel=_PANEL,
-    ),
-}
-REST = FlagGroup(
-    RestFlags,
-    {**_SERVICE, "triton": Option("--triton", metavar="HOST:PORT", help="Triton's gRPC endpoint.")},
-)
-BESIDE = FlagGroup(
-    BesideFlags,
-    {**_SERVICE, "no_rest": Option("--no-rest", help="Start no REST service.", rich_help_panel=_PANEL)},
-)
+def _service(**more: Any) -> dict[str, Any]:
+    return in_panel(
+        "REST service",
+        {
+            "server_port": port("--server-port", "-sp", least=0),
+            "server_address": Option("--server-address", "-sa", metavar="ADDRESS"),
+            "api_key_file": Option("--api-key-file"),
+            "max_body_mib": count("--max-body-mib", metavar="MIB"),
+            "max_requests_per_minute": count("--max-requests-per-minute", least=0),
+            "max_concurrent_requests": count("--max-concurrent-requests", least=0),
+            **more,
+        },
+    )
+
+
+REST = FlagGroup(RestFlags, _service(triton=Option("--triton", metavar="HOST:PORT")))
+BESIDE = FlagGroup(BesideFlags, _service(no_rest=Option("--no-rest")))
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +105,7 @@ def register(app: typer.Typer) -> None:
 def rest(flags: RestFlags) -> None:
     """Start the OpenAI-compatible REST service, and its page, in front of a Triton that runs already.
 
-    It runs until Ctrl-C or SIGTERM. `trgen serve` and `trgen deploy` start one beside tritonserver by themselves.
+    It runs until Ctrl-C or SIGTERM. trgen serve and trgen deploy start one beside tritonserver.
     """
     require()
     if flags.server_port == 0:
@@ -129,10 +116,10 @@ def rest(flags: RestFlags) -> None:
 
 
 def require() -> None:
-    """Check that what the service needs is installed.
+    """Check that the packages of the service are installed.
 
     Raises:
-        ServerError: it is not.
+        ServerError: one is missing.
     """
     from importlib.util import find_spec
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import typer
 from typer import Argument, Option
 
-from trition_repo_gen.cli._flags import FlagGroup, takes
+from trition_repo_gen.addresses import ANY_ADDRESS, TRITON_GRPC_PORT, TRITON_HTTP_PORT, TRITON_METRICS_PORT
+from trition_repo_gen.cli._flags import FlagGroup, in_panel, port, takes
 from trition_repo_gen.cli.rest import BESIDE, BesideFlags, require
 from trition_repo_gen.errors import ServerError
 
 if TYPE_CHECKING:
     from trition_repo_gen.server import RestProcess, ServeOptions
-
-_PANEL = "The server"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +22,25 @@ class ServeFlags:
     """What the command line says about the server."""
 
     model_repository: Path = Path("model_repository")
-    triton_port: int = 8000
-    triton_http_address: str = "0.0.0.0"
-    grpc_port: int = 8001
-    metrics_port: int = 8002
+    """Folder of models to serve."""
+    triton_port: int = TRITON_HTTP_PORT
+    """Port of Triton's HTTP endpoint."""
+    triton_http_address: str = ANY_ADDRESS
+    """Address that Triton listens on, for gRPC and metrics as well."""
+    grpc_port: int = TRITON_GRPC_PORT
+    """Port of Triton's gRPC endpoint."""
+    metrics_port: int = TRITON_METRICS_PORT
+    """Port of Triton's metrics, for Prometheus."""
     tritonserver: str | None = None
+    """Program tritonserver to start."""
     forwarded: list[str] = field(default_factory=list)
+    """Options for tritonserver, as they are."""
 
     def to_options(self) -> "ServeOptions":
-        """Return what the server room takes.
+        """Return the options of the package `server`.
 
         Raises:
-            ServerError: an argument stands where only options for tritonserver may.
+            ServerError: the first forwarded word is no option.
         """
         from trition_repo_gen.server import ServeOptions
 
@@ -55,27 +61,22 @@ class ServeFlags:
 
 SERVE = FlagGroup(
     ServeFlags,
-    {
-        "model_repository": Option("--model-repository", help="The folder of models to serve."),
-        "triton_port": Option(
-            "--triton-port", "-tp", "-trp", min=1, max=65535, help="Triton's HTTP port.", rich_help_panel=_PANEL
-        ),
-        "triton_http_address": Option(
-            "--triton-http-address", "-tha", help="Where Triton listens; gRPC and metrics too.", rich_help_panel=_PANEL
-        ),
-        "grpc_port": Option("--grpc-port", min=1, max=65535, help="Triton's gRPC port.", rich_help_panel=_PANEL),
-        "metrics_port": Option(
-            "--metrics-port", min=1, max=65535, help="Triton's port for Prometheus metrics.", rich_help_panel=_PANEL
-        ),
-        "tritonserver": Option(
-            "--tritonserver",
-            metavar="PATH",
-            help="The tritonserver to start. "
-            "[default: $TRITONSERVER, PATH's, /opt/tritonserver's, the nvidia-pytriton wheel's]",
-            rich_help_panel=_PANEL,
-        ),
-        "forwarded": Argument(metavar="[-- OPTIONS]", help="Options for tritonserver, as they are."),
-    },
+    in_panel(
+        "tritonserver",
+        {
+            "model_repository": Option("--model-repository"),
+            "triton_port": port("--triton-port", "-tp", "-trp"),
+            "triton_http_address": Option("--triton-http-address", "-tha", metavar="ADDRESS"),
+            "grpc_port": port("--grpc-port"),
+            "metrics_port": port("--metrics-port"),
+            "tritonserver": Option(
+                "--tritonserver",
+                metavar="PATH",
+                show_default="$TRITONSERVER, PATH's, /opt/tritonserver's, the nvidia-pytriton wheel's",
+            ),
+            "forwarded": Argument(metavar="-- OPTIONS"),
+        },
+    ),
 )
 
 
@@ -84,11 +85,11 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-@takes(SERVE, BESIDE)
+@takes(SERVE, BESIDE, config_file=True)
 def serve(flags: ServeFlags, rest: BesideFlags) -> None:
     """Start stock tritonserver on a model repository, and the REST service beside it.
 
-    They run until Ctrl-C or SIGTERM, which end everything that was started, and the exit code is tritonserver's.
+    They run until Ctrl-C or SIGTERM, which ends everything that was started. The exit code is tritonserver's.
     """
     run(flags, rest)
 
@@ -102,10 +103,10 @@ def run(flags: ServeFlags, rest: BesideFlags) -> None:
 
 
 def rest_process(rest: BesideFlags) -> "RestProcess | None":
-    """Return how the REST service is started beside tritonserver, or None when it is turned off.
+    """Return how to start the REST service beside tritonserver, or None when it is turned off.
 
     Raises:
-        ServerError: what it needs is not installed, or its file of keys cannot be used.
+        ServerError: one of its packages is missing, or its file of keys cannot be used.
     """
     if not rest.wanted:
         return None

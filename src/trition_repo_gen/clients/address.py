@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from trition_repo_gen.addresses import TRITON_GRPC_PORT, TRITON_HTTP_PORT, netloc, reachable
 from trition_repo_gen.errors import QueryError
 
 Protocol = Literal["http", "https", "grpc", "grpcs"]
 
-_DEFAULT_PORTS: dict[Protocol, int] = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
-_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_DEFAULT_PORTS: dict[Protocol, int] = {
+    "http": TRITON_HTTP_PORT,
+    "https": TRITON_HTTP_PORT,
+    "grpc": TRITON_GRPC_PORT,
+    "grpcs": TRITON_GRPC_PORT,
+}
 _FORM = "write HOST, HOST:PORT, http://HOST:PORT or grpc://HOST:PORT"
 
 
@@ -24,7 +29,7 @@ class ServerAddress:
     @property
     def netloc(self) -> str:
         """`host:port`, as tritonclient takes it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return netloc(self.host, self.port)
 
     @property
     def encrypted(self) -> bool:
@@ -62,4 +67,4 @@ def parse_url(url: str) -> ServerAddress:
         raise QueryError(f"The URL {url!r} has no host; {_FORM}.")
     if parts.path.strip("/") or parts.query or parts.fragment or parts.username:
         raise QueryError(f"The URL {url!r} says more than where the server is; {_FORM}.")
-    return ServerAddress(protocol, _HERE.get(host, host), _DEFAULT_PORTS[protocol] if port is None else port)
+    return ServerAddress(protocol, reachable(host), _DEFAULT_PORTS[protocol] if port is None else port)

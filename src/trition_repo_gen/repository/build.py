@@ -1,10 +1,10 @@
-"""`trgen build` as a function: options and a checkpoint become a deployment, and that becomes a model folder."""
+"""Builds a model repository: options and a checkpoint become a deployment, which becomes a model's folder."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import Checkpoint, Layout
@@ -12,7 +12,8 @@ from trition_repo_gen.errors import RepositoryError, system_errors
 from trition_repo_gen.paths import expanded
 from trition_repo_gen.repository import gpu, idle, interpreter, ownership, sizing
 from trition_repo_gen.repository.deployment import Deployment, StreamingKind
-from trition_repo_gen.repository.options import BuildOptions
+from trition_repo_gen.repository.options import MAX_BATCH_SIZE, MULTIMODAL_MAX_BATCH_SIZE, BuildOptions
+from trition_repo_gen.repository.recognise import recognise
 from trition_repo_gen.repository.render import CONFIG, Files, render, render_streaming_model
 from trition_repo_gen.repository.sizing import Sizing
 from trition_repo_gen.repository.source import read_checkpoint
@@ -32,14 +33,14 @@ class Build:
     layout: Layout
     files: Files
     written: Written
-    """What was done, in a dry run what would be done."""
+    """What was done; in a dry run, what would be done."""
     streaming_models: dict[StreamingKind, Written]
-    """The same of the streaming models' folders, of those that there are."""
+    """The same for each streaming model."""
     removed: tuple[Path, ...]
-    """Folders of streaming models of an earlier build."""
+    """Removed folders: streaming models of an earlier build that are not asked for any more."""
     dry_run: bool
     sizing: Sizing
-    """What it takes of each GPU."""
+    """How much memory of each GPU it uses."""
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
 
@@ -49,30 +50,40 @@ class Build:
         return self.files[CONFIG].decode()
 
 
-def build_repository(options: BuildOptions) -> Build:
-    """Read the checkpoint, check what was asked for, and write the model's folder unless it is a dry run.
+def build_repository(options: BuildOptions, report: Callable[[str], None] = lambda step: None) -> Build:
+    """Read the checkpoint, check the options, and write the model's folder unless it is a dry run.
+
+    Args:
+        options: the options of the build.
+        report: called with a description of each step when it begins.
 
     Raises:
-        UserError: a mistake in the options, the checkpoint or the repository. What stood in the repository stands.
+        UserError: a mistake in the options, the checkpoint or the repository, which is left as it was.
     """
+    report("reading the checkpoint")
+    options = recognise(options)
     checkpoint = read_checkpoint(options)
     options, idle_notes = idle.drop(options, checkpoint)
-    layout, layout_notes = checkpoints.check(checkpoint, _layout(options))
+    layout, layout_notes = checkpoints.check(checkpoint, Layout.of(options))
     sequence_length, length_notes = checkpoints.sequence_length(checkpoint, options.inference_max_seq_length)
+    usual_batch_size = MULTIMODAL_MAX_BATCH_SIZE if checkpoint.multimodal else MAX_BATCH_SIZE
     deployment = Deployment(
         model_name=options.model_name,
         model_version=options.model_version,
         model_repository=expanded(options.model_repository),
-        max_batch_size=options.max_batch_size or (4 if checkpoint.multimodal else 8),
+        max_batch_size=options.max_batch_size or usual_batch_size,
         stream=not options.no_stream,
         trtllm_alias=options.trtllm_alias,
         settings=_settings(options, checkpoint, layout, sequence_length),
     )
+    report("asking for the GPUs' memory")
     sizes, gpu_notes = _fit(options, deployment.settings, checkpoint, layout)
+    report("asking the ranks' Python for its packages")
     python_notes = interpreter.check(deployment.settings.rank_python, checkpoint)
-    streaming_models = [twin for twin, wanted in deployment.streaming_models.items() if wanted]
-    folders = [_model_folder(deployment), *(_streaming_model_folder(deployment, twin) for twin in streaming_models)]
+    streaming_models = [kind for kind, wanted in deployment.streaming_models.items() if wanted]
+    folders = [_model_folder(deployment), *(_streaming_model_folder(deployment, kind) for kind in streaming_models)]
     removed, other_notes = _unwanted(deployment)
+    report("writing the repository")
     if options.dry_run:
         written, *streaming_written = compare(folders, force=options.force)
     else:
@@ -93,7 +104,7 @@ def build_repository(options: BuildOptions) -> Build:
 
 
 def _fit(options: BuildOptions, settings: Settings, checkpoint: Checkpoint, layout: Layout) -> tuple[Sizing, list[str]]:
-    """Return what it takes of each GPU, and notes; refuse what a GPU cannot hold."""
+    """Return the predicted GPU memory and notes; refuse a deployment that the GPU cannot hold."""
     given, notes = options.gpu_memory_gib, []
     try:
         size = gpu.memory() if given is None else int(given * memory.GIB)
@@ -109,13 +120,13 @@ def _model_folder(deployment: Deployment) -> Folder:
     return _folder(deployment, deployment.model_folder, render(deployment), lambda config: validate(config, deployment))
 
 
-def _streaming_model_folder(deployment: Deployment, twin: StreamingKind) -> Folder:
-    files = render_streaming_model(deployment, twin)
+def _streaming_model_folder(deployment: Deployment, kind: StreamingKind) -> Folder:
+    files = render_streaming_model(deployment, kind)
     return _folder(
         deployment,
-        deployment.streaming_model_folder(twin),
+        deployment.streaming_model_folder(kind),
         files,
-        lambda config: validate_streaming_model(config, deployment, twin),
+        lambda config: validate_streaming_model(config, deployment, kind),
     )
 
 
@@ -133,99 +144,44 @@ def _unwanted(deployment: Deployment) -> tuple[list[Path], list[str]]:
     """Return the streaming models' folders to remove, and a note for each folder that belongs to another model."""
     model = deployment.model_name
     folders = [
-        deployment.streaming_model_folder(twin) for twin, wanted in deployment.streaming_models.items() if not wanted
+        deployment.streaming_model_folder(kind) for kind, wanted in deployment.streaming_models.items() if not wanted
     ]
     with writing(deployment.model_repository):
         streaming_models = [folder for folder in folders if ownership.is_streaming_model(folder, model)]
         others = [folder for folder in folders if folder not in streaming_models and ownership.is_model(folder)]
     return streaming_models, [
-        f"{folder} has the name of a streaming model of {model}, but is another model; it stays." for folder in others
+        f"{folder} has the name of a streaming model of {model}, but is another model; it is kept." for folder in others
     ]
 
 
-def _layout(options: BuildOptions) -> Layout:
-    return Layout(
-        tensor_parallel_size=options.tensor_parallel_size,
-        pipeline_parallel_size=options.pipeline_parallel_size,
-        context_parallel_size=options.context_parallel_size,
-        expert_parallel_size=options.expert_parallel_size,
-        expert_tensor_parallel_size=options.expert_tensor_parallel_size or 0,
-        sequence_parallel=options.sequence_parallel,
-        num_layers_in_first_pipeline_stage=options.num_layers_in_first_pipeline_stage or 0,
-        num_layers_in_last_pipeline_stage=options.num_layers_in_last_pipeline_stage or 0,
-        account_for_embedding_in_pipeline_split=options.account_for_embedding_in_pipeline_split,
-        account_for_loss_in_pipeline_split=options.account_for_loss_in_pipeline_split,
-        num_gpus=options.num_gpus or 0,
-        num_nodes=options.num_nodes,
-    )
-
-
 def _settings(options: BuildOptions, checkpoint: Checkpoint, layout: Layout, sequence_length: int) -> Settings:
+    """Return the settings: options of the same name, the chosen layout, and values that depend on the checkpoint."""
     tokenizer = _existing("tokenizer", options.tokenizer or checkpoint.tokenizer)
     if tokenizer == str(checkpoint.iteration / "tokenizer"):
-        tokenizer = ""  # what the checkpoint holds: it stays right when checkpoint and repository move
-    return Settings(
+        tokenizer = ""  # the checkpoint's own, so that it stays right when checkpoint and repository move
+    return options.settings(
+        **dataclasses.asdict(layout),
         checkpoint=str(checkpoint.iteration),
         checkpoint_kind=checkpoint.kind,
         tokenizer=tokenizer,
-        params_dtype=options.params_dtype or ("bfloat16" if checkpoint.multimodal else checkpoint.dtype),
-        multimodal=checkpoint.multimodal,
         processor=_existing("processor", options.processor_name or checkpoint.processor),
-        tensor_parallel_size=layout.tensor_parallel_size,
-        pipeline_parallel_size=layout.pipeline_parallel_size,
-        context_parallel_size=layout.context_parallel_size,
-        expert_parallel_size=layout.expert_parallel_size,
-        expert_tensor_parallel_size=layout.expert_tensor_parallel_size,
-        sequence_parallel=layout.sequence_parallel,
-        num_layers_in_first_pipeline_stage=layout.num_layers_in_first_pipeline_stage,
-        num_layers_in_last_pipeline_stage=layout.num_layers_in_last_pipeline_stage,
-        account_for_embedding_in_pipeline_split=layout.account_for_embedding_in_pipeline_split,
-        account_for_loss_in_pipeline_split=layout.account_for_loss_in_pipeline_split,
-        num_gpus=layout.num_gpus,
-        num_nodes=layout.num_nodes,
-        max_sequence_length=sequence_length,
-        max_requests=options.max_requests,
-        max_queue_size=options.max_queue_size,
-        queue_timeout=options.queue_timeout,
-        priority_levels=options.priority_levels,
-        default_priority=options.default_priority or 0,
-        kv_cache_gib=options.kv_cache_gib,
-        kv_cache_fraction=options.kv_cache_fraction or 0.0,
-        gpu_memory_utilization=options.gpu_memory_utilization,
-        enable_prefix_caching=options.enable_prefix_caching,
-        enable_chunked_prefill=options.enable_chunked_prefill,
-        chunked_prefill_size=options.chunked_prefill_size,
-        **_given(
-            inference_batch_times_seqlen_threshold=options.inference_batch_times_seqlen_threshold,
-            allow_image_urls=",".join(_patterns(options.allow_image_urls)) or None,
-            max_images=options.max_images,
-            max_image_mib=options.max_image_mib,
-            max_image_pixels=options.max_image_pixels,
-        ),
-        fused_layers=options.fused_layers,
-        async_scheduling=options.async_scheduling,
-        enable_flash_decode=options.enable_flash_decode,
-        enable_cuda_graphs=options.enable_cuda_graphs,
+        params_dtype=options.params_dtype or ("bfloat16" if checkpoint.multimodal else checkpoint.dtype),
         legacy_checkpoint=options.legacy_ckpt,
-        debug_mode=options.debug_mode,
+        max_sequence_length=sequence_length,
+        multimodal=checkpoint.multimodal,
+        allow_image_urls=",".join(_patterns(options.allow_image_urls)),
         rank_python=interpreter.choose(options, checkpoint),
-        max_restarts=options.max_restarts,
-        start_timeout=options.start_timeout,
-        rendezvous=_meeting_point(options.rendezvous or ""),
+        rendezvous=_meeting_point(options.rendezvous),
     )
 
 
 def _existing(what: str, name: str) -> str:
-    """Return the name of a folder or of something on a hub; a folder's becomes absolute."""
+    """Return a folder's path as an absolute one, and a name on a hub as it is."""
     path = expanded(name)
     with system_errors(
         RepositoryError, f"The {what} {name} cannot be read", "grant this user access, or write another one"
     ):
         return str(path.absolute()) if name and path.exists() else name
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _patterns(hosts: list[str] | None) -> list[str]:
@@ -239,8 +195,8 @@ def _patterns(hosts: list[str] | None) -> list[str]:
 
 
 def _meeting_point(rendezvous: str) -> str:
-    # Of torchrun's forms (torch 2.11, elastic/rendezvous/utils.py) those with a port and a name or an IPv4 address: the
-    # model's stub listens at the same host.
+    # Of torchrun's forms (torch 2.11, elastic/rendezvous/utils.py), those with a port and a name or an IPv4 address:
+    # the model's stub listens on the same host.
     found = re.fullmatch(r"[\w.-]+:([0-9]{1,5})", rendezvous)
     if rendezvous and not (found and 0 < int(found[1]) < 2**16):
         raise RepositoryError(
@@ -250,7 +206,7 @@ def _meeting_point(rendezvous: str) -> str:
 
 
 def _surroundings(options: BuildOptions, deployment: Deployment) -> list[str]:
-    """Return a sentence for what would surprise when it is served, here or in the same repository."""
+    """Return notes on what may surprise when the model is served."""
     notes = []
     if options.num_nodes > 1 and not options.rendezvous:
         notes.append(f"{options.num_nodes} nodes have to meet: write --rendezvous HOST:PORT, the first node's address.")

@@ -1,4 +1,4 @@
-"""A deployment: everything that the templates need, checked once."""
+"""A deployment: the checked values that the templates need."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,13 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.repository.options import MAX_BATCH_SIZE
+from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 
 StreamingKind = Literal["stream", "trtllm"]
 
+_SUFFIXES: dict[StreamingKind, str] = {"stream": wire.STREAM_SUFFIX, "trtllm": wire.TRTLLM_SUFFIX}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 
 
@@ -22,12 +25,12 @@ class Deployment(BaseModel):
     model_name: str
     model_version: int = Field(default=1, ge=1)
     model_repository: Path
-    max_batch_size: int = Field(default=8, ge=1)
-    """Sequences in one request; the batcher puts no more into one call of the stub either."""
+    max_batch_size: int = Field(default=MAX_BATCH_SIZE, ge=1)
+    """Sequences in one request; Triton's batcher puts no more into one call of the stub either."""
     stream: bool = True
-    """Whether a streaming model streams the answers."""
+    """Whether the streaming model NAME_stream is written."""
     trtllm_alias: bool = False
-    """Whether a streaming model has the tensors of a TensorRT-LLM model."""
+    """Whether the streaming model NAME_trtllm, with the tensors of TensorRT-LLM, is written."""
     settings: Settings
 
     @field_validator("model_name")
@@ -47,12 +50,12 @@ class Deployment(BaseModel):
         if settings.default_priority > settings.priority_levels:
             raise RepositoryError(
                 f"--default-priority is {settings.default_priority}, and --priority-levels {settings.priority_levels}; "
-                "write a level that there is, or more levels."
+                "write a lower level, or more levels."
             )
         if settings.enable_chunked_prefill and settings.chunked_prefill_size < settings.max_requests:
             raise RepositoryError(
                 f"--chunked-prefill-size is {settings.chunked_prefill_size}, but {settings.max_requests} sequences "
-                "(--max-requests) may run at once and have a token each in every step; write at least that."
+                "(--max-requests) may run at once, with a token each in every step; write at least that."
             )
         return settings
 
@@ -64,32 +67,23 @@ class Deployment(BaseModel):
 
     @property
     def model_folder(self) -> Path:
-        """Where config.pbtxt lies."""
+        """The folder that holds config.pbtxt."""
         return self.model_repository / self.model_name
 
     @property
     def streaming_models(self) -> dict[StreamingKind, bool]:
-        """The models that may stand beside this one and use its ranks, and whether they do."""
+        """The kinds of streaming models, which use this model's ranks, and whether each is written."""
         return {"stream": self.stream, "trtllm": self.trtllm_alias}
 
-    def streaming_model_name(self, twin: StreamingKind) -> str:
+    def streaming_model_name(self, kind: StreamingKind) -> str:
         """Return a streaming model's name."""
-        return f"{self.model_name}_{twin}"
+        return self.model_name + _SUFFIXES[kind]
 
-    def streaming_model_folder(self, twin: StreamingKind) -> Path:
-        """Return where a streaming model's config.pbtxt lies."""
-        return self.model_repository / self.streaming_model_name(twin)
+    def streaming_model_folder(self, kind: StreamingKind) -> Path:
+        """Return the folder that holds a streaming model's config.pbtxt."""
+        return self.model_repository / self.streaming_model_name(kind)
 
     @property
     def stream_settings(self) -> StreamSettings:
         """The streaming models' settings."""
-        settings = self.settings
-        return StreamSettings(
-            stream_of=self.model_name,
-            multimodal=settings.multimodal,
-            allow_image_urls=settings.allow_image_urls,
-            max_images=settings.max_images,
-            max_image_mib=settings.max_image_mib,
-            max_image_pixels=settings.max_image_pixels,
-            start_timeout=settings.start_timeout,
-        )
+        return StreamSettings.of(self.settings, stream_of=self.model_name)

@@ -1,23 +1,23 @@
-"""How much memory this machine's GPUs have."""
+"""Asks how much memory this machine's GPUs have."""
 
 import shutil
 import subprocess
 
 _TIMEOUT = 15.0
-"""Seconds. GPUs that sleep take several to wake up."""
+"""Seconds to wait for nvidia-smi. GPUs that sleep take several to wake up."""
 
 
 class NoAnswerError(Exception):
-    """This machine's GPUs did not say in time what they have; the text begins a sentence."""
+    """nvidia-smi did not answer in time; the text begins a sentence."""
 
 
 def memory() -> int | None:
-    """Return the bytes that programs can have of the smallest of this machine's GPUs; None where there is none.
+    """Return the bytes that programs can use of the smallest of this machine's GPUs; None where there is none.
 
-    The driver keeps a part to itself (on an H200 0.6 of 140.4 GiB), which `nvidia-smi` counts in its total.
+    The driver reserves a part (on an H200, 0.6 of 140.4 GiB), which `nvidia-smi` counts in its total.
 
     Raises:
-        NoAnswerError: there may be some, but `nvidia-smi` takes too long.
+        NoAnswerError: `nvidia-smi` takes too long.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -34,7 +34,7 @@ def memory() -> int | None:
 
 
 def _usable(line: str) -> int:
-    """Return the bytes that a line's two numbers, in MiB, leave; some GPUs do not say what is reserved."""
+    """Return total minus reserved bytes of a line with both in MiB. Some GPUs do not report what is reserved."""
     total, _, reserved = line.partition(",")
     kept = int(reserved) if reserved.strip().isdigit() else 0
     return (int(total) - kept) * 2**20

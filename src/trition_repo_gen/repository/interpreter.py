@@ -68,7 +68,7 @@ def check(python: str, checkpoint: Checkpoint) -> list[str]:
         return []
     sentence = (
         f"The ranks' Python, {python}, has no {missing[0]}, so it cannot load this checkpoint: "
-        f"install {need.lock} there with scripts/install-environment, or name another one with --rank-python"
+        f"make one that can with {need.install}, or name another one with --rank-python"
     )
     if python == _DEFAULT:
         return [f"{sentence}, or RANK_PYTHON in config.pbtxt."]

@@ -1,4 +1,4 @@
-"""Whose a model's folder in a repository is, so that no build replaces or removes another model."""
+"""Finds out who wrote a model's folder, so that no build replaces or removes another model."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,12 @@ from pathlib import Path
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository.render import CONFIG, MARK
 
-# As text, not as protobuf: a streaming model whose config.pbtxt was edited until Triton cannot read it is a streaming
-# model still.
+# Searched as text, not as protobuf: a config.pbtxt that was edited so that Triton cannot read it still tells.
 _STREAM_OF = re.compile(r"""["']STREAM_OF["'][^"']*string_value\s*:\s*["']([^"']*)["']""")
 
 
 def require_ours(folder: Path, version: int, config: str, *, force: bool) -> None:
-    """Do nothing if a build may write a model's folder.
+    """Check that a build may write a model's folder.
 
     Args:
         folder: where it will be.
@@ -21,8 +20,8 @@ def require_ours(folder: Path, version: int, config: str, *, force: bool) -> Non
         force: whether another model may be replaced.
 
     Raises:
-        RepositoryError: something else stands there, and `force` is off or does not help.
-        OSError: it cannot be looked at.
+        RepositoryError: the folder has another content, and `force` is off or does not help.
+        OSError: the folder cannot be read.
     """
     if not folder.exists():
         return
@@ -32,7 +31,7 @@ def require_ours(folder: Path, version: int, config: str, *, force: bool) -> Non
         return
     theirs = _config(folder)
     if theirs is None and not any(folder.iterdir()):
-        return  # An empty folder is nobody's work.
+        return  # An empty folder may be used.
     if theirs is None or not _is_generated(theirs):
         raise RepositoryError(
             f"{folder} was not written by trgen; write --force to replace its config.pbtxt and version {version}, "
@@ -47,12 +46,12 @@ def require_ours(folder: Path, version: int, config: str, *, force: bool) -> Non
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a model stands there, whoever wrote it."""
+    """Whether the folder holds a model, written by trgen or not."""
     return _config(folder) is not None
 
 
 def is_streaming_model(folder: Path, model: str) -> bool:
-    """Whether a streaming model of `model` that trgen wrote stands there."""
+    """Whether the folder holds a streaming model of `model` that trgen wrote."""
     config = _config(folder)
     return config is not None and _is_generated(config) and _stream_of(config) == model
 

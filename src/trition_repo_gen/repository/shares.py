@@ -1,4 +1,4 @@
-"""The bytes of weights that each pipeline stage's ranks hold, from the shapes of the checkpoint's weights.
+"""Computes the bytes of weights of each pipeline stage's ranks from the shapes of the checkpoint's weights.
 
 Which weights tensor-parallel ranks share is what Megatron Core 0.19.2's `sharded_state_dict` methods say of each layer.
 """
@@ -12,13 +12,13 @@ from trition_repo_gen.checkpoints import Checkpoint, Layout, split_layers
 _COLUMNS = r"(linear_(qkv|q|kv|q_proj|q_up_proj|kv_up_proj|fc1)|word_embeddings|output_layer|eh_proj)\.(weight|bias)"
 _ROWS = r"linear_(proj|fc2)\.weight"
 _SHARED = re.compile(rf"(^|\.)({_COLUMNS}|{_ROWS}|softmax_offset)$")
-"""What tensor-parallel ranks share; every one has the whole of all else: norms, routers, biases that are added last."""
+"""Weights that tensor-parallel ranks share. Each rank has all of the others: norms, routers, biases added last."""
 _VISION = re.compile(r"(^|\.)(visual|vision_model|vision_projection)\.")
 _EXPERT = re.compile(r"\.experts\.")
 _LAYER = re.compile(r"(^|\.)decoder\.layers\.((?P<index>\d+)\.)?")
-"""Layers of one kind are stored as one weight; where they differ, each has its number."""
+"""Equal layers are stored as one weight; layers that differ have a number each."""
 _MULTI_TOKEN = re.compile(r"(^|\.)mtp\.")
-"""Layers for the tokens after the next one, which are built though nothing here runs them."""
+"""Layers for the tokens after the next one, which are built but never run here."""
 _LAST = re.compile(rf"(^|\.)(decoder\.final_layernorm|output_layer)\.|{_MULTI_TOKEN.pattern}")
 _EMBEDDING = re.compile(r"(^|\.)embedding\.word_embeddings\.weight$")
 
@@ -31,12 +31,12 @@ def stage_layers(checkpoint: Checkpoint, layout: Layout) -> Sequence[int]:
 
 
 def stage_weights(checkpoint: Checkpoint, layout: Layout, item_size: int) -> Sequence[int]:
-    """Return the bytes of weights of a rank of each pipeline stage.
+    """Return the bytes of weights on one rank of each pipeline stage.
 
     Args:
-        checkpoint: the model. Without `shapes` the result comes from what its files hold.
+        checkpoint: the model. Without `shapes`, the result is estimated from the size of its files.
         layout: with every size chosen.
-        item_size: bytes of a number, as it is served.
+        item_size: bytes of a number in the data type that is served.
     """
     layers = stage_layers(checkpoint, layout)
     if not checkpoint.shapes:
@@ -60,15 +60,15 @@ def stage_weights(checkpoint: Checkpoint, layout: Layout, item_size: int) -> Seq
 
 
 def vocabulary(checkpoint: Checkpoint, layout: Layout) -> int:
-    """Return the rows of the whole embedding as it is served, padded until the tensor-parallel ranks can share it."""
+    """Return the rows of the whole embedding, padded to a multiple that the tensor-parallel ranks can share."""
     stored = next((shape[0] for name, shape in checkpoint.shapes.items() if _EMBEDDING.search(name)), 0)
-    sequences = checkpoint.vocab_size or stored
+    rows = checkpoint.vocab_size or stored
     multiple = checkpoint.make_vocab_size_divisible_by * layout.tensor_parallel_size
-    return math.ceil(sequences / multiple) * multiple if checkpoint.pads_vocab else sequences
+    return math.ceil(rows / multiple) * multiple if checkpoint.pads_vocab else rows
 
 
 def _share(name: str, shape: Sequence[int], checkpoint: Checkpoint, layout: Layout) -> float:
-    """Return how many numbers of a weight a rank has that has a part of it."""
+    """Return how many numbers of a weight one rank holds."""
     if name.endswith(("word_embeddings.weight", "output_layer.weight", "output_layer.bias")):
         shape = (vocabulary(checkpoint, layout), *shape[1:])
     ranks = layout.tensor_parallel_size
@@ -81,7 +81,7 @@ def _share(name: str, shape: Sequence[int], checkpoint: Checkpoint, layout: Layo
 
 
 def _copied_embedding(checkpoint: Checkpoint, layout: Layout) -> float:
-    """Return the numbers of the last stage's copy of the embedding, where that is the output layer or predicts more."""
+    """Return the numbers of the last stage's copy of the embedding: as output layer or for later tokens."""
     shapes = checkpoint.shapes
     is_tied = not any(name.endswith("output_layer.weight") for name in shapes)
     if not is_tied and not any(_MULTI_TOKEN.search(name) for name in shapes):
@@ -90,7 +90,7 @@ def _copied_embedding(checkpoint: Checkpoint, layout: Layout) -> float:
 
 
 def _by_files(checkpoint: Checkpoint, layout: Layout, item_size: int, layers: int) -> int:
-    """Return about what a rank with so many layers has, as if all weights were in layers and all were shared."""
+    """Return an estimate of the bytes on a rank with a number of layers, as if all weights were shared layers."""
     ranks = max(layout.tensor_parallel_size, layout.expert_parallel_size * layout.expert_tensor_parallel_size)
     stored = 4 if checkpoint.dtype == "float32" else 2
     return math.ceil(checkpoint.weights_bytes * item_size / stored * layers / checkpoint.num_layers / ranks)

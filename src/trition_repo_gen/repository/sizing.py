@@ -1,4 +1,4 @@
-"""What a deployment takes of a GPU's memory, predicted from the checkpoint, and whether it fits."""
+"""Predicts from the checkpoint how much GPU memory a deployment uses, and whether it fits."""
 
 import bisect
 import math
@@ -13,57 +13,57 @@ from trition_repo_gen.runtime.common.settings import Settings
 from trition_repo_gen.runtime.rank.engines import memory
 
 _MOST_RANKS = 64
-"""Tensor-parallel ranks that a refusal may propose."""
+"""Highest tensor parallel size that an error message proposes."""
 _HIGHEST_UTILIZATION = 0.97
-"""That a refusal may propose."""
+"""Highest GPU memory utilization that an error message proposes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """What the fullest rank takes of its GPU, in bytes, and what its KV cache holds, in tokens."""
+    """The GPU memory, in bytes, of the rank that uses most, and the tokens that its KV cache holds."""
 
     weights: int
     is_exact: bool
     """Whether `weights` comes from every weight's shape."""
     working: int
-    """CUDA's context, activations, logits, CUDA graphs, workspaces; the most that serving needs."""
+    """CUDA's context, activations, logits, CUDA graphs, workspaces: the peak of serving."""
     gpu: int | None
-    """The GPU's memory; None where nobody knows."""
+    """The GPU's memory; None if unknown."""
     kv_cache: int | None
-    """None where that depends on a GPU that nobody knows; not above 0 where nothing is left."""
+    """None if it depends on an unknown GPU; 0 or less where nothing is left for it."""
     kv_cache_is_given: bool
     """Whether the user chose its size."""
     token_bytes: int
-    """Of a token's keys and values."""
+    """Bytes of a token's keys and values."""
     block_size: int
     spare_blocks: int
-    """Blocks of the KV cache that no request gets."""
+    """Blocks of the KV cache that hold no request."""
     max_sequence_length: int
     max_requests: int
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes in use."""
         return self.weights + self.working + max(self.kv_cache or 0, 0)
 
     @property
     def tokens(self) -> int:
-        """What the KV cache has room for."""
+        """Tokens that the KV cache holds."""
         blocks = (self.kv_cache or 0) // (self.block_size * self.token_bytes) - self.spare_blocks
         return max(blocks, 0) * self.block_size
 
     @property
     def requests(self) -> int:
-        """Requests of full length that the KV cache has room for at the same time."""
+        """Requests of full length that the KV cache holds at the same time."""
         return self.tokens // self._sequence
 
     def room_for(self, requests: int) -> int:
-        """Return the bytes of a KV cache for so many requests of full length."""
+        """Return the bytes of a KV cache that holds a number of requests of full length."""
         return (requests * self._sequence + self.spare_blocks * self.block_size) * self.token_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether, for all that is known, the KV cache takes a request of full length and the GPU one of that size."""
+        """Whether the KV cache holds a request of full length and the GPU holds the KV cache, as far as is known."""
         if self.kv_cache is not None and self.requests < 1:
             return False
         return self.gpu is None or not self.kv_cache_is_given or self.total <= self.gpu
@@ -75,13 +75,13 @@ class Sizing:
 
 
 def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int | None) -> Sizing:
-    """Return what a deployment takes of each GPU.
+    """Return how much memory of each GPU a deployment uses.
 
     Args:
         checkpoint: what is served.
         layout: with every size chosen.
         settings: the deployment, of the same layout.
-        gpu: bytes of the GPU; None where nobody knows.
+        gpu: bytes of the GPU; None if unknown.
     """
     item_size = memory.item_size(settings.params_dtype)
     weights = max(stage_weights(checkpoint, layout, item_size))
@@ -108,7 +108,7 @@ def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int
 
 
 def _layer_bytes(checkpoint: Checkpoint, layout: Layout, item_size: int) -> int:
-    """Return what a token takes in one layer's KV cache; with more ranks than KV heads each has one of them."""
+    """Return a token's bytes in one layer's KV cache. With more ranks than KV heads, each rank has one head."""
     if checkpoint.kv_latent_size:
         return checkpoint.kv_latent_size * item_size
     heads = max(checkpoint.num_query_groups // layout.tensor_parallel_size, 1)
@@ -116,17 +116,17 @@ def _layer_bytes(checkpoint: Checkpoint, layout: Layout, item_size: int) -> int:
 
 
 def require_fit(sizing: Sizing, checkpoint: Checkpoint, layout: Layout, settings: Settings, where: str) -> None:
-    """Refuse what the GPU cannot hold, and a KV cache that cannot hold a request of full length.
+    """Refuse a deployment that the GPU cannot hold, or whose KV cache cannot hold a request of full length.
 
     Args:
-        sizing: of the rest.
+        sizing: the predicted sizes.
         checkpoint: what is served.
         layout: with every size chosen.
         settings: the deployment.
-        where: whose memory it is, as the beginning of a sentence.
+        where: whose memory was taken, as the beginning of a sentence.
 
     Raises:
-        LayoutError: it cannot; the text has the flags with which it could.
+        LayoutError: it does not fit; the text names flags with which it would.
     """
     if sizing.kv_cache_is_given and sizing.requests < 1:
         raise LayoutError(_too_small(sizing, settings))
@@ -143,14 +143,14 @@ def require_fit(sizing: Sizing, checkpoint: Checkpoint, layout: Layout, settings
 
 
 def binary(size: int) -> str:
-    """Return a number of bytes for people, in the largest unit of which there is at least one."""
+    """Return a number of bytes as text, in the largest unit of which there is at least one."""
     units = ("B", "KiB", "MiB", "GiB")
     power = min(max(size.bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{size / 1024**power:.1f}".removesuffix(".0") + f" {units[power]}"
 
 
 def _too_small(sizing: Sizing, settings: Settings) -> str:
-    """Return the sentence about a given KV cache that no request of full length has room in."""
+    """Return the sentence about a given KV cache that cannot hold a request of full length."""
     instead = f"--kv-cache-gib {math.ceil(sizing.room_for(1) / memory.GIB * 100) / 100}"
     if sizing.tokens:
         instead += f" or --inference-max-seq-length {sizing.tokens}"
@@ -169,7 +169,7 @@ def _allowed(settings: Settings) -> str:
 
 
 def _instead(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int) -> Iterator[str]:
-    """Yield the flags, each with a value, of which any one alone lets it fit."""
+    """Yield flags with values, each of which alone makes the deployment fit."""
 
     def fits(layout: Layout = layout, **changes: object) -> bool:
         return predict(checkpoint, layout, replace(settings, **changes), gpu).fits  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def _instead(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: in
             yield f"--kv-cache-gib {smaller}"
         return
     lengths = range(settings.max_sequence_length // 256 * 256, 0, -256)
-    # From the longest to the shortest it fits from some point on.
+    # Sorted by whether they fit: longer lengths do not, shorter ones do.
     if shorter := lengths[bisect.bisect_left(lengths, True, key=lambda tokens: fits(max_sequence_length=tokens)) :]:
         yield f"--inference-max-seq-length {shorter[0]}"
     if not settings.kv_cache_fraction:

@@ -1,4 +1,4 @@
-"""Parses a written config.pbtxt with Triton's own ModelConfig protobuf and compares it with what was meant."""
+"""Parses a written config.pbtxt with Triton's own ModelConfig protobuf and compares it with the deployment."""
 
 import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -39,11 +39,11 @@ def read_settings(config: Any) -> Settings:
 
 
 def validate(text: str, deployment: Deployment) -> None:
-    """Check that Triton reads from `text` what the deployment means.
+    """Check that Triton reads the deployment's values from `text`.
 
     Raises:
         RepositoryError: Triton would refuse the text.
-        AssertionError: the template lost a setting, which is a bug.
+        AssertionError: the template left out a setting, which is a bug.
     """
     config = parse(text)
     read = (config.name, config.max_batch_size, read_settings(config))
@@ -52,12 +52,12 @@ def validate(text: str, deployment: Deployment) -> None:
     _check_images(config, deployment)
 
 
-def validate_streaming_model(text: str, deployment: Deployment, twin: StreamingKind) -> None:
-    """Do the same for a streaming model."""
+def validate_streaming_model(text: str, deployment: Deployment, kind: StreamingKind) -> None:
+    """Check that Triton reads a streaming model's values from `text`."""
     config = parse(text)
     parameters = {key: value.string_value for key, value in config.parameters.items()}
     read = (config.name, config.model_transaction_policy.decoupled, StreamSettings.from_parameters(parameters))
-    meant = (deployment.streaming_model_name(twin), True, deployment.stream_settings)
+    meant = (deployment.streaming_model_name(kind), True, deployment.stream_settings)
     assert read == meant, f"config.pbtxt says {read}, meant was {meant}"
     _check_images(config, deployment)
 
@@ -70,7 +70,7 @@ def _check_images(config: Any, deployment: Deployment) -> None:
 def _model_config_module() -> ModuleType:
     """Return `tritonclient.grpc.model_config_pb2` without its package, whose import of grpc takes half a second.
 
-    The protobuf runtime keeps one message class per name, so the package may still be imported later.
+    The protobuf runtime keeps one message class per name, so the package can still be imported later.
     """
     name = "tritonclient.grpc.model_config_pb2"
     if name in sys.modules:

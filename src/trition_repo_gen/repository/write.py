@@ -1,4 +1,4 @@
-"""Puts rendered model folders in place: each whole or not at all, also when the process is killed."""
+"""Puts rendered model folders in place: each completely or not at all, also when the process is killed."""
 
 import ctypes
 import fcntl
@@ -16,20 +16,19 @@ from trition_repo_gen.errors import RepositoryError, system_errors
 from trition_repo_gen.repository.ownership import require_ours
 from trition_repo_gen.repository.render import CONFIG, Files, is_edited
 
-# Folders that a build makes in the repository while it works start with this; a killed build leaves some behind, and
-# the next build removes them.
+# Prefix of the temporary folders of a build. A killed build leaves some, which the next build removes.
 _STAGING = ".trgen-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A model's folder as it shall be."""
+    """The wanted content of a model's folder."""
 
     path: Path
     version: int
     files: Files
     check: Callable[[Path], None]
-    """Reads the folder back that was written beside the old one; when it raises, everything stays as it was."""
+    """Reads back the folder that was written beside the old one; if it raises, nothing is changed."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +38,32 @@ class Written:
     outcome: Literal["created", "updated", "unchanged"]
     changed: tuple[PurePosixPath, ...] = ()
     edited: PurePosixPath | None = None
-    """Where a config.pbtxt that had been edited by hand is kept."""
+    """Name under which a config.pbtxt that was edited by hand is kept."""
 
 
 def compare(folders: Sequence[Folder], *, force: bool) -> list[Written]:
     """Return what `write` would do with each folder, byte by byte; nothing is written.
 
     Raises:
-        RepositoryError: another model stands in the place of one and `force` is off, or the disk refuses.
+        RepositoryError: one would replace another model and `force` is off, or a file cannot be read or written.
     """
     with writing(folders[0].path.parent):
         return [_compare(folder, force=force) for folder in folders]
 
 
 def write(folders: Sequence[Folder], unwanted: Sequence[Path] = (), *, force: bool) -> list[Written]:
-    """Replace models' folders of one repository; what else lies in them (other versions, labels …) is kept.
+    """Replace models' folders of one repository. Other files in them (other versions, labels …) are kept.
 
-    The new folders are built beside the old ones and read back. Only when all of them are there each is exchanged with
-    the old one, in one step and in the order given, and at last the unwanted ones go.
+    The new folders are built beside the old ones and read back. When all are complete, each is exchanged with the old
+    one in one step, in the order given. The unwanted folders are removed last.
 
     Args:
-        folders: what shall be there.
-        unwanted: folders of models that shall not be there any more.
+        folders: the folders to write.
+        unwanted: the folders to remove.
         force: whether a folder may replace another model's.
 
     Raises:
-        RepositoryError: another model stands in the place of one and `force` is off, or the disk refuses.
+        RepositoryError: one would replace another model and `force` is off, or a file cannot be read or written.
     """
     repository = folders[0].path.parent
     with writing(repository), ExitStack() as held:
@@ -96,7 +95,7 @@ def write(folders: Sequence[Folder], unwanted: Sequence[Path] = (), *, force: bo
 
 
 def writing(repository: Path) -> AbstractContextManager[None]:
-    """Make one sentence of what the system refuses while a repository is looked at and written."""
+    """Make one sentence of an OSError while a repository is read and written."""
     instead = "write another --model-repository, or free or grant what is missing"
     return system_errors(RepositoryError, f"{repository} cannot be written", instead)
 
@@ -116,7 +115,7 @@ def _compare(folder: Folder, *, force: bool) -> Written:
 
 
 def _place(folder: Path) -> Path:
-    """Return what a model's folder is a symbolic link to, else the folder: the link stays, what it leads to changes."""
+    """Return the target of a folder that is a symbolic link, else the folder. The link itself is kept."""
     if not folder.is_symlink():
         return folder
     if not folder.exists():
@@ -128,7 +127,7 @@ def _place(folder: Path) -> Path:
 
 
 def _unused(folder: Path, name: str) -> PurePosixPath:
-    """Return the name, with a number if the folder has such a file: an earlier edit is not worth less."""
+    """Return the name, with a number if the folder has such a file, so that earlier edits are kept as well."""
     number, found = 1, name
     while (folder / found).exists():
         number += 1
@@ -161,7 +160,7 @@ def _beside(folder: Path) -> Path:
 
 
 def _discard(path: Path) -> None:
-    # rmtree refuses a link, and what it leads to may be another repository's.
+    # rmtree refuses a link, and its target may belong to another repository.
     if path.is_symlink():
         path.unlink()
     else:
@@ -179,7 +178,7 @@ def _copy_rest(old: Path, new: Path, without: set[str]) -> None:
 
 
 def _exchange(a: Path, b: Path) -> None:
-    """Swap two folders: in one step where the kernel and the file system can, else by way of a third name."""
+    """Swap two folders: in one step where kernel and file system allow it, else through a third name."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     at_cwd, rename_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE: see renameat2(2)
     if renameat2 and renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), rename_exchange) == 0:
@@ -196,7 +195,7 @@ def _exchange(a: Path, b: Path) -> None:
 
 @contextmanager
 def _locked(repository: Path) -> Iterator[None]:
-    """Hold the repository against other builds; the lock dies with the process."""
+    """Lock the repository against other builds. The lock ends with the process."""
     descriptor = os.open(repository, os.O_RDONLY)
     try:
         try:
@@ -212,7 +211,7 @@ def _locked(repository: Path) -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Put off Ctrl-C and SIGTERM: a folder left by a build that they ended would keep tritonserver from starting."""
+    """Block Ctrl-C and SIGTERM: the folder of an interrupted build would keep tritonserver from starting."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -222,7 +221,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _remove_leftovers(repository: Path) -> None:
     for path in repository.glob(f"{_STAGING}*"):
-        # A build that died between the two renames of `_exchange` left the old folder under its third name.
+        # A build that was killed between the two renames of `_exchange` left the old folder under its third name.
         if path.name.endswith("-old"):
             name = path.name.removeprefix(_STAGING).rsplit("-", 2)[0]
             if not (repository / name).exists():

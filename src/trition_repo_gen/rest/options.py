@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from trition_repo_gen.addresses import ANY_ADDRESS, REST_PORT, TRITON_GRPC_PORT
+
 
 @dataclass(frozen=True, kw_only=True)
 class RestOptions:
     """The settings of a REST service."""
 
-    triton: str = "127.0.0.1:8001"
+    triton: str = f"127.0.0.1:{TRITON_GRPC_PORT}"
     """HOST:PORT of Triton's gRPC endpoint."""
-    address: str = "0.0.0.0"
-    port: int = 8080
+    address: str = ANY_ADDRESS
+    port: int = REST_PORT
     api_key_file: Path | None = None
     """A file with one key a line; without it everybody may ask."""
     max_body_mib: int = 32

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from trition_repo_gen.addresses import netloc, reachable
 from trition_repo_gen.errors import ServerError
 
 from .app import create_app
@@ -17,7 +18,6 @@ _GRACE_SECONDS = 5
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 def serve(options: RestOptions) -> None:
@@ -28,8 +28,7 @@ def serve(options: RestOptions) -> None:
     """
     app = create_app(options)
     with _listening(options) as listener:
-        host = _WILDCARDS.get(options.address, options.address)
-        netloc = f"[{host}]:{options.port}" if ":" in host else f"{host}:{options.port}"
+        url = f"http://{netloc(reachable(options.address), options.port)}"
         config = uvicorn.Config(
             app,
             ws="none",
@@ -39,7 +38,7 @@ def serve(options: RestOptions) -> None:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        _Server(config, f"rest: http://{netloc}").run(sockets=[listener])
+        _Server(config, f"rest: {url}").run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

@@ -5,13 +5,19 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from trition_repo_gen.addresses import (
+    ANY_ADDRESS,
+    TRITON_GRPC_PORT,
+    TRITON_HTTP_PORT,
+    TRITON_METRICS_PORT,
+    netloc,
+    reachable,
+)
 from trition_repo_gen.errors import ServerError, system_errors
 
 EXIT_TIMEOUT = 5
 """Seconds that tritonserver waits for running requests when it ends. With its own default, 30, it waits the full time
 whenever a client keeps an idle connection."""
-
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +25,11 @@ class ServeOptions:
     """The options of a server."""
 
     repository: Path
-    http_address: str = "0.0.0.0"
+    http_address: str = ANY_ADDRESS
     """The address that HTTP, gRPC and metrics bind."""
-    http_port: int = 8000
-    grpc_port: int = 8001
-    metrics_port: int = 8002
+    http_port: int = TRITON_HTTP_PORT
+    grpc_port: int = TRITON_GRPC_PORT
+    metrics_port: int = TRITON_METRICS_PORT
     forwarded: tuple[str, ...] = ()
     """Options for tritonserver's command line, unchanged. They override the fields above."""
 
@@ -40,12 +46,12 @@ class Endpoint:
     @property
     def host(self) -> str:
         """The address to connect to from this machine."""
-        return _WILDCARDS.get(self.address, self.address)
+        return reachable(self.address)
 
     @property
     def url(self) -> str:
         """`host:port`, as tritonclient takes it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return netloc(self.host, self.port)
 
 
 @dataclass(frozen=True, kw_only=True)

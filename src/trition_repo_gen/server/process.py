@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from trition_repo_gen.errors import ServerError
+from trition_repo_gen.runtime.common import log_lines
 
 from .command import ServeOptions, ServerPlan, check_ports, models_to_wait_for, plan
 from .descendants import MARK, end_marked, marked_processes, name_of, wait_for
@@ -30,7 +31,7 @@ _SLACK = 3
 """Seconds after its exit timeout until a tritonserver that does not end is killed."""
 
 _KEPT_LINES = 200
-_ERROR = re.compile(r"error:|\[trgen |E\d{4} |Signal \(\d+\) received")
+_ERROR = re.compile(rf"error:|{re.escape(log_lines.MARK)}|E\d{{4}} |Signal \(\d+\) received")
 _LOST_RACE = "boost::interprocess::lock_exception"
 _NO_GPU = re.compile("CudaDriverHelper has not been initialized")  # logged as an error on machines without a GPU
 _RANK = re.compile(r"rank (\d+)")  # the process name of a rank

@@ -2,12 +2,13 @@
 
 import contextlib
 import http.client
-import re
 import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
+
+from trition_repo_gen.runtime.common import log_lines
 
 from .command import Endpoint
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 _ANSWER_WITHIN = 2.0
-_STAGE = re.compile(r"\[trgen (?P<model>[^\]]+)\] (?P<stage>.+)")
 
 
 def first_unready(endpoint: Endpoint, models: tuple[str, ...]) -> str | None:
@@ -39,8 +39,8 @@ def first_unready(endpoint: Endpoint, models: tuple[str, ...]) -> str | None:
 
 def stage(line: str) -> str | None:
     """Return `NAME: STAGE` if the log line reports the progress of a model, else None."""
-    match = _STAGE.match(line)
-    return f"{match['model']}: {match['stage']}" if match else None
+    found = log_lines.parse(line)
+    return f"{found[0]}: {found[1]}" if found else None
 
 
 class LogView:

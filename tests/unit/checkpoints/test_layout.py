@@ -151,7 +151,7 @@ def test_explicit_stages_exclude_the_account_flags(asked: dict[str, bool]) -> No
 def test_gpus_are_what_the_layout_needs(checkpoint: Checkpoint, asked: dict[str, Any], gpus: int) -> None:
     resolved, notes = check(checkpoint, layout(**asked))
     assert resolved.num_gpus == gpus
-    assert resolved.world_size % resolved.replica_size == 0
+    assert resolved.world_size % resolved.model_parallel_size == 0
     assert [note for note in notes if "context" not in note] == []
 
 

@@ -38,7 +38,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def parse(*words: object) -> dict[str, Any]:
         taken: list[BuildOptions] = []
 
-        def take(options: BuildOptions) -> None:
+        def take(options: BuildOptions, report: object) -> None:
             taken.append(options)
             raise _ParsedError
 
@@ -139,7 +139,7 @@ def test_a_flag_that_may_be_repeated(options: Callable[..., dict[str, Any]], nam
 
 
 def test_every_option_has_a_flag_in_the_tables_above() -> None:
-    assert {field for _, _, field in FLAGS} | {"allow_image_urls"} == {
+    assert {field for _, _, field in FLAGS} | {"allow_image_urls", "any_checkpoint"} == {
         field.name for field in dataclasses.fields(BuildOptions)
     }
 
@@ -297,7 +297,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bug_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "build_repository", lambda options: 1 / 0)
+    monkeypatch.setattr(build_module, "build_repository", lambda options, report: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["trgen", "build", "-tmn", "m"])
     with pytest.raises(ZeroDivisionError):
         cli.main()

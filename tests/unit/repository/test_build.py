@@ -143,6 +143,38 @@ class TestCheckpoint:
             build(**changes)
 
 
+class TestACheckpointWithoutItsKind:
+    def test_megatron_bridge(self, build: Callable[..., Build], tmp_path: Path) -> None:
+        result = build(megatron_checkpoint=None, any_checkpoint=tmp_path / "checkpoint")
+        assert result.deployment.settings == build().deployment.settings
+
+    @pytest.mark.parametrize("part", ["", "context", "weights"])
+    def test_nemo_2_is_multimodal(self, build: Callable[..., Build], tmp_path: Path, part: str) -> None:
+        root = nemo2_files.write(tmp_path / "qwen")
+        settings = build(megatron_checkpoint=None, any_checkpoint=root / part).deployment.settings
+        assert (settings.checkpoint, settings.checkpoint_kind, settings.multimodal) == (str(root), "nemo2", True)
+
+    def test_what_is_none(self, build: Callable[..., Build], tmp_path: Path) -> None:
+        (tmp_path / "model.nemo").touch()
+        with pytest.raises(CheckpointError, match=r"model\.nemo is a NeMo 1\.0 archive; convert it"):
+            build(megatron_checkpoint=None, any_checkpoint=tmp_path / "model.nemo")
+        with pytest.raises(CheckpointError, match="There is no checkpoint at"):
+            build(megatron_checkpoint=None, any_checkpoint=tmp_path / "nowhere")
+
+    @pytest.mark.parametrize(
+        ("name", "flag"),
+        [
+            ("megatron_checkpoint", "--megatron-checkpoint"),
+            ("nemo_checkpoint", "--nemo-checkpoint"),
+            ("checkpoint", "-nc"),
+        ],
+    )
+    def test_two(self, build: Callable[..., Build], name: str, flag: str) -> None:
+        changes = {"megatron_checkpoint": None, name: Path("a"), "any_checkpoint": Path("b")}
+        with pytest.raises(CheckpointError, match=f"b and {flag} a are two checkpoints; write one of them"):
+            build(**changes)
+
+
 class TestTokenizer:
     def test_a_folder_becomes_absolute(
         self, build: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,6 +220,7 @@ class TestRankPython:
         ({"max_image_pixels": 2}, "--max-image-pixels has no effect on an LLM"),
         ({"micro_batch_size": 1}, "--micro-batch-size has no effect"),
         ({"enable_flash_decode": True}, "--enable-flash-decode has no effect"),
+        ({"max_images": 8}, "--max-images has no effect on an LLM"),
         ({"inference_batch_times_seqlen_threshold": 1000}, "--inference-batch-times-seqlen-threshold has no effect"),
         ({"processor_name": "x"}, "--processor-name has no effect on an LLM"),
         ({"rendezvous": "a:1"}, "--rendezvous has no effect on one node"),
@@ -298,7 +331,7 @@ def test_another_model_with_a_twins_name_stays(build: Callable[..., Build], tmp_
     for dry_run in (True, False):
         result = build(no_stream=True, dry_run=dry_run)
         assert result.removed == ()
-        assert f"{other} has the name of a streaming model of llama, but is another model; it stays." in result.notes
+        assert f"{other} has the name of a streaming model of llama, but is another model; it is kept." in result.notes
     with pytest.raises(RepositoryError, match="is a model of its own, and would become the streaming model of llama"):
         build(trtllm_alias=True)
     assert (other / "config.pbtxt").read_bytes() == before
@@ -407,6 +440,7 @@ class TestMultimodal:
             ({"chunked_prefill_size": 512}, "--chunked-prefill-size has no effect on a multimodal model"),
             ({"tokenizer": "x"}, "--tokenizer has no effect on a multimodal model: its processor has the tokenizer"),
             ({"enable_cuda_graphs": True}, "--enable-cuda-graphs has no effect on a multimodal model"),
+            ({"fused_layers": "auto"}, "--fused-layers has no effect on a multimodal model"),
             ({"enable_flash_decode": True}, "--enable-flash-decode has no effect on a multimodal model"),
             ({"micro_batch_size": 2}, "--micro-batch-size has no effect"),
             ({"sequence_parallel": True}, "--sequence-parallel has no effect on a multimodal model"),

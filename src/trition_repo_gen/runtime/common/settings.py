@@ -1,16 +1,33 @@
 """The run-time settings of a deployment: a typed view over the `parameters` of config.pbtxt.
 
-Standard library only: Triton's stub, the ranks and the command line all read settings with it.
+`Settings` inherits its groups. The options of a build inherit those that a user sets under the same name, so that name,
+type, default and description of a setting stand here only: the command line's help and the comments of config.pbtxt
+are these docstrings. Standard library only: Triton's stub, the ranks and the command line all read settings with it.
 """
 
-import dataclasses
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
 from .checkpoint_kinds import CheckpointKindName
+from .layout import Layout
+from .parameters import Multimodal, Parameters, SettingsError, TextOnly
+
+__all__ = [
+    "Dtype",
+    "EngineSettings",
+    "ImageLimits",
+    "ImageSettings",
+    "KVCacheSettings",
+    "ModelSettings",
+    "RankSettings",
+    "Settings",
+    "SettingsError",
+    "SharedRanks",
+    "StreamSettings",
+    "Switch",
+    "cuda_graphs_obstacle",
+    "is_on",
+]
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 Switch = Literal["auto", "on", "off"]
@@ -25,184 +42,132 @@ def is_on(switch: Switch, *, on_gpu: bool) -> bool:
 def cuda_graphs_obstacle(*, stages: int, experts: int) -> str | None:
     """Return what a layout or a model has that keeps decoding steps from being recorded as CUDA graphs.
 
-    A stage after the first reads its input from memory that is another's at the next step (megatron-core 0.19.2,
-    transformer_block.py:576, `input_tensor`); the exchange of tokens between experts asks the host how many there are
-    (moe/token_dispatcher.py, `preprocess`).
+    A stage after the first reads its input from memory that belongs to another tensor at the next step (megatron-core
+    0.19.2, transformer_block.py:576, `input_tensor`); the exchange of tokens between experts asks the host how many
+    there are (moe/token_dispatcher.py, `preprocess`).
     """
     return "more than one pipeline stage" if stages > 1 else "a mixture of experts" if experts else None
 
 
-class SettingsError(ValueError):
-    """A parameter of config.pbtxt is missing, unknown or of the wrong type."""
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Parameters):
+    """The model and the Python that loads it. Paths are those of the machine that serves."""
 
-
-class _Parameters:
-    """A dataclass whose fields are parameters of config.pbtxt: the key is the field's name in capitals."""
-
-    def to_parameters(self) -> dict[str, str]:
-        """Return the settings as config.pbtxt holds them: upper-case keys, string values."""
-        return {field.name.upper(): _write(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, str]) -> Self:
-        """Read the settings; a missing parameter has its default.
-
-        Raises:
-            SettingsError: a key is unknown, a value has the wrong type, or one without a default is missing.
-        """
-        hints = typing.get_type_hints(cls)
-        unknown = sorted(set(parameters) - {name.upper() for name in hints})
-        if unknown:
-            raise SettingsError(f"config.pbtxt has a parameter {unknown[0]!r} that nothing reads; remove it.")
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-            if field.default is dataclasses.MISSING and not parameters.get(field.name.upper()):
-                raise SettingsError(f"config.pbtxt has no parameter {field.name.upper()!r}; it has to be there.")
-        values = {
-            name: _read(name.upper(), parameters[name.upper()], hint)
-            for name, hint in hints.items()
-            if name.upper() in parameters
-        }
-        return cls(**values)
+    checkpoint: str
+    """Path of the checkpoint's iter_* folder, of a NeMo 2.0 checkpoint's root."""
+    checkpoint_kind: CheckpointKindName = "megatron_bridge"
+    """Format of the checkpoint: megatron_bridge or nemo2."""
+    tokenizer: str = ""
+    """Folder or hub name of the tokenizer; without a value, the checkpoint's own."""
+    processor: Multimodal[str] = ""
+    """Folder or hub name of the image processor; without a value, the checkpoint's own."""
+    params_dtype: Dtype = "bfloat16"
+    """Data type of weights and computation: float16, bfloat16 or float32."""
+    legacy_checkpoint: bool = False
+    """Load although Transformer Engine's _extra_state entries are missing or unexpected."""
+    max_sequence_length: int = 4096
+    """Tokens of one sequence, prompt and new tokens together."""
+    rank_python: str = "python3"
+    """Python of the environment that has Megatron, for NeMo 2.0 checkpoints NeMo."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(_Parameters):
-    """What the ranks need to know.
+class EngineSettings(Parameters):
+    """The engine, and the requests that wait for it."""
 
-    Sizes are counts of ranks, layers, tokens or requests; `kv_cache_gib` is in GiB per rank.
-    """
-
-    checkpoint: str
-    """Path of the checkpoint's `iter_*` folder, of a NeMo 2.0 one's root."""
-    checkpoint_kind: CheckpointKindName = "megatron_bridge"
-    tokenizer: str = ""
-    """Path or hub name; empty, or no such parameter, means the tokenizer that the checkpoint holds."""
-    params_dtype: Dtype = "bfloat16"
-    multimodal: bool = False
-    """Whether prompts come with images; the fields that say so are read only then."""
-    processor: str = ""
-    """Multimodal: folder or hub name of the image processor; empty means the one that the checkpoint holds."""
-
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    context_parallel_size: int = 1
-    expert_parallel_size: int = 1
-    expert_tensor_parallel_size: int = 1
-    sequence_parallel: bool = False
-    num_layers_in_first_pipeline_stage: int = 0
-    """0 means an even split, here and below."""
-    num_layers_in_last_pipeline_stage: int = 0
-    account_for_embedding_in_pipeline_split: bool = False
-    account_for_loss_in_pipeline_split: bool = False
-    num_gpus: int = 1
-    """GPUs (on a CPU: rank processes) per node; what is beyond one replica's need runs further replicas."""
-    num_nodes: int = 1
-
-    max_sequence_length: int = 4096
-    """Prompt and new tokens together."""
     max_requests: int = 256
     """Sequences that one replica decodes at the same time; more wait."""
     max_queue_size: int = 1024
-    """Requests that may wait while the engines are full; 0 means any number."""
+    """Requests that may wait; 0 is no limit."""
     queue_timeout: float = 0.0
-    """Seconds that a request may wait, unless it says otherwise; 0 means for ever."""
+    """Seconds that a request may wait, unless the request says otherwise; 0 is no limit."""
     priority_levels: int = 1
-    """Requests that wait go in by their parameter `queue_priority`, from 1, which is first, to this."""
+    """Levels of the request parameter queue_priority. Requests of level 1 go first."""
     default_priority: int = 0
-    """Of requests that do not say; 0 means the level in the middle."""
-    kv_cache_gib: float = 0.0
-    """0 means by the next two on a GPU, what `max_requests` can fill (at most 1 GiB) on a CPU."""
-    kv_cache_fraction: float = 0.0
-    """Of the GPU memory that is free after loading; 0 means by the next one."""
-    gpu_memory_utilization: float = 0.9
-    """The share of a GPU's memory that may be in use: what weights and working memory leave of it is KV cache."""
-    enable_prefix_caching: bool = False
-    """Keep the KV blocks of finished sequences for prompts that begin alike, as long as nothing else needs them."""
-    enable_chunked_prefill: bool = False
-    """Take long prompts in over several steps, so that they do not hold up the sequences that run."""
-    chunked_prefill_size: int = 2048
-    """Tokens of such a step at the most, those of running sequences among them."""
-    inference_batch_times_seqlen_threshold: int = 1000
-    """Multimodal, with pipeline stages: a step of more tokens than this is split into micro-batches of so many."""
-    fused_layers: Switch = "auto"
-    """Compute dense layers in fewer kernels than Megatron Core does."""
-    async_scheduling: Switch = "auto"
-    """Start a decoding step before the host is done with the one before it."""
-    enable_flash_decode: bool = False
-    enable_cuda_graphs: bool = False
-    legacy_checkpoint: bool = False
-    """Load although Transformer Engine's `_extra_state` entries are missing or unexpected."""
+    """Level of requests without queue_priority; 0 is the level in the middle."""
+    fused_layers: TextOnly[Switch] = "auto"
+    """Compute dense layers in fewer kernels than Megatron Core; auto: where there is a GPU."""
+    async_scheduling: TextOnly[Switch] = "auto"
+    """Start a decoding step before the host has finished the one before; auto: where there is a GPU."""
+    enable_cuda_graphs: TextOnly[bool] = False
+    """Record the decoding step as CUDA graphs: faster steps, a slower start."""
+    inference_batch_times_seqlen_threshold: Multimodal[int] = 1000
+    """Tokens of a step above which pipeline stages take it in micro-batches of that size."""
     debug_mode: bool = False
-
-    allow_image_urls: str = ""
-    """Multimodal: hosts whose images are fetched, patterns with commas between; empty means none."""
-    max_images: int = 8
-    """Multimodal: per prompt."""
-    max_image_mib: float = 16.0
-    """Multimodal: MiB of one encoded image."""
-    max_image_pixels: int = 33_554_432
-    """Multimodal: pixels of one image, which its header says before anything is decoded."""
-
-    rank_python: str = "python3"
-    """The interpreter whose environment has Megatron, or NeMo."""
-    max_restarts: int = 3
-    """How many times the group of ranks is started again after one of them died."""
-    start_timeout: int = 1800
-    """Seconds until a group of ranks that is not ready counts as dead."""
-    rendezvous: str = ""
-    """HOST:PORT where the nodes meet; only with more than one node."""
-
-    @property
-    def world_size(self) -> int:
-        """Ranks over all nodes."""
-        return self.num_gpus * self.num_nodes
-
-    @property
-    def model_parallel_size(self) -> int:
-        """Ranks that hold one replica of the dense layers."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
-
-    @property
-    def data_parallel_size(self) -> int:
-        """Replicas of the dense layers; each takes requests of its own."""
-        return self.world_size // self.model_parallel_size
+    """Log every request and all that the ranks write."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamSettings(_Parameters):
-    """What the streaming model needs to know."""
+class KVCacheSettings(Parameters):
+    """The KV cache of each rank, and how prompts fill it."""
+
+    kv_cache_gib: float = 0.0
+    """GiB per rank; 0 takes, on a GPU, the size from the next two, on a CPU what max_requests can fill, at most 1."""
+    kv_cache_fraction: float = 0.0
+    """Share of the GPU memory that is free after loading; 0 takes the size from the next one."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory that may be in use; the KV cache gets what weights and working memory leave of it."""
+    enable_prefix_caching: TextOnly[bool] = False
+    """Keep the KV blocks of finished sequences, and reuse them for prompts that begin with the same tokens."""
+    enable_chunked_prefill: TextOnly[bool] = False
+    """Split the prefill of long prompts over several steps, so that running sequences go on."""
+    chunked_prefill_size: TextOnly[int] = 2048
+    """Tokens of such a step, those of running sequences included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits(Parameters):
+    """The sizes of images that a multimodal model takes."""
+
+    max_images: Multimodal[int] = 8
+    """Images per prompt."""
+    max_image_mib: Multimodal[float] = 16.0
+    """MiB of one encoded image."""
+    max_image_pixels: Multimodal[int] = 33_554_432
+    """Pixels of one image, as its header says before anything is decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(ImageLimits):
+    """The images."""
+
+    multimodal: Multimodal[bool] = False
+    """Whether prompts come with images."""
+    allow_image_urls: Multimodal[str] = ""
+    """Hosts whose images are fetched, as in a.example.org,*.b.example.org; without a value, none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSettings(Parameters):
+    """The processes of the ranks."""
+
+    max_restarts: int = 3
+    """How many times the ranks are started again after one of them died."""
+    start_timeout: int = 1800
+    """Seconds to wait for all ranks to become ready."""
+    rendezvous: str = ""
+    """HOST:PORT of the first node, where several nodes meet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(RankSettings, ImageSettings, KVCacheSettings, EngineSettings, Layout, ModelSettings):
+    """What the stub and the ranks of a model need to know. The bases are the groups of config.pbtxt, last one first."""
+
+    # `trgen build` has chosen these two; a config.pbtxt without them is a single rank's.
+    expert_tensor_parallel_size: TextOnly[int] = 1
+    num_gpus: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRanks(Parameters):
+    """The model whose ranks this one uses."""
 
     stream_of: str
-    """The model whose ranks it uses."""
-    start_timeout: int = 1800
-    """Seconds until that model has to take requests."""
-    multimodal: bool = False
-    """Whether prompts come with images; these are that model's settings, and its ranks heed theirs in any case."""
-    allow_image_urls: str = ""
-    max_images: int = 8
-    max_image_mib: float = 16.0
-    max_image_pixels: int = 33_554_432
+    """Name of that model."""
+    start_timeout: int = RankSettings.start_timeout
+    """Seconds to wait for that model to become ready."""
 
 
-def _write(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(key: str, text: str, hint: Any) -> Any:
-    if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if text not in choices:
-            raise SettingsError(f"Parameter {key} is {text!r}; it has to be one of {', '.join(choices)}.")
-        return text
-    if hint is bool:
-        if text not in ("true", "false"):
-            raise SettingsError(f"Parameter {key} is {text!r}; it has to be true or false.")
-        return text == "true"
-    try:
-        value = hint(text)
-    except ValueError:
-        kind = "a whole number" if hint is int else "a number"
-        raise SettingsError(f"Parameter {key} is {text!r}; it has to be {kind}.") from None
-    if hint in (int, float) and not value >= 0:
-        raise SettingsError(f"Parameter {key} is {text!r}; it must not be negative.")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(ImageSettings, SharedRanks):
+    """What a streaming model needs to know."""

@@ -2,12 +2,12 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from ..common import log_lines
 from ..common.settings import Settings, SettingsError
 from .admission import Admission
 from .errors import why_rejected
@@ -99,4 +99,4 @@ class TritonPythonModel:
         self._metrics.close()
 
     def _log(self, line: str) -> None:
-        print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
+        log_lines.write(self._name, line)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from ..common import log_lines
 from ..common.protocol import Done, Refused, SequenceRequest
 from ..common.settings import SettingsError, StreamSettings
 from ..common.wire import BadRequestError
@@ -101,7 +101,7 @@ class DecoupledModel(ABC):
         self._send_queues.close()
 
     def _log(self, line: str) -> None:
-        print(f"[trgen {self._name}] {line}", file=sys.stderr, flush=True)
+        log_lines.write(self._name, line)
 
 
 class TritonPythonModel(DecoupledModel):
