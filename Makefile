@@ -10,6 +10,8 @@ BASE := .venv
 MEGATRON := .envs/megatron
 NEMO := .envs/nemo
 
+PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
+
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -40,9 +42,13 @@ check: $(BASE)/.ready
 	$(BASE)/bin/ruff format --check .
 	$(BASE)/bin/mypy
 
+# What ranks run is tested in their environments; all three runs use the same checkpoints of tiny models.
 test: check environments
 	scripts/install-chromium
-	$(BASE)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	export TRGEN_TEST_FOLDER=$$(mktemp -d); trap 'rm -rf "$$TRGEN_TEST_FOLDER"' EXIT; \
+	$(MEGATRON)/bin/python -m pytest tests/rank $(PYTEST) --disable-warnings; \
+	$(NEMO)/bin/python -m pytest tests/rank/nemo --disable-warnings; \
+	$(BASE)/bin/python -m pytest $(PYTEST)
 
 # make bench  measure: command line, overhead over the engine, start
 bench: environments

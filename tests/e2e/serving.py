@@ -5,7 +5,6 @@ import json
 import os
 import re
 import select
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,8 @@ import numpy as np
 import pytest
 import tritonclient.http
 
+from tests.commands import run as run
+from tests.models.prepared import PROMPTS as PROMPTS
 from trition_repo_gen.server import Server, free_ports, running_server
 
 READY_SECONDS = 300.0
@@ -41,23 +42,6 @@ INPUTS = {
     "stop_words": "BYTES",
     "images": "BYTES",
 }
-PROMPTS = [
-    "What is the color of a banana?",
-    "What is the capital of United States?",
-    "Hello, my name is",
-    "0123456789",
-    "def f(x):\n  return",
-    "Once upon a time there was",
-    "a",
-    "Das ist ein Test",
-]
-
-
-def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
-    """Run a command that has to succeed; return what it printed."""
-    completed = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert completed.returncode == 0, completed.stdout[-1000:] + completed.stderr[-4000:]
-    return completed.stdout
 
 
 @dataclass

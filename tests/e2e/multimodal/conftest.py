@@ -1,6 +1,5 @@
 """Checkpoints of tiny models that read pictures, and servers of them."""
 
-import fcntl
 import json
 import sys
 from collections.abc import Iterator
@@ -13,21 +12,15 @@ import pytest
 from tests.e2e.multimodal.cases import CASES, NEW_TOKENS
 from tests.e2e.multimodal.prepared import BRIDGE_MODELS, NEMO_MODELS, RANDOM_MODELS, TRAINED, Build, Prepared
 from tests.e2e.serving import Serving, run, serving_of
+from tests.models.prepared import unless_done
 
 
 @pytest.fixture(scope="session")
 def prepared_pictures(
-    tmp_path_factory: pytest.TempPathFactory,
-    worker_id: str,
-    megatron_python: Path,
-    nemo_python: Path,
-    checkout: Path,
-    tiny_qwen_vl: Path,
+    shared_folder: Path, megatron_python: Path, nemo_python: Path, checkout: Path, tiny_qwen_vl: Path
 ) -> Prepared:
     """Random models and the trained one; nemo-toolkit, Megatron-Bridge and Hugging Face take half a minute each."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "prepared_pictures"
-    folder.mkdir(exist_ok=True)
+    folder = shared_folder / "prepared_pictures"
     hugging_face, answers = folder / "hugging_face", folder / "answers"
     sources = {name: hugging_face / name for name in RANDOM_MODELS}
     nemo = {name: folder / "nemo" / name for name in (*NEMO_MODELS, TRAINED)}
@@ -36,9 +29,8 @@ def prepared_pictures(
     def pairs(checkpoints: dict[str, Path]) -> list[str | Path]:
         return [path for name, out in checkpoints.items() for path in (sources.get(name, tiny_qwen_vl), out)]
 
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
+    with unless_done(folder) as missing:
+        if missing:
             answers.mkdir(exist_ok=True)
             (folder / "cases.json").write_text(json.dumps([asdict(case) for case in CASES]))
             scripts, examples = checkout / "tests/models", checkout / "examples"
@@ -51,7 +43,6 @@ def prepared_pictures(
             ]
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(run, commands))
-            (folder / "done").touch()
     return Prepared(nemo, bridge, {name: json.loads((answers / f"{name}.json").read_text()) for name in RANDOM_MODELS})
 
 

@@ -83,6 +83,7 @@ def metadata_after_async_step() -> None:
     if original is None or getattr(original, "moves_all", False):
         return
 
+    @functools.wraps(original)
     def compact(self: Any, survivors: Tensor) -> None:
         original(self, survivors)
         context = self.inference_wrapped_model.inference_context
