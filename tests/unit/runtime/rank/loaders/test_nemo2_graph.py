@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.nemo2_files import LANGUAGE, MODEL, Call, Name, Pickled, config, context, document, language, write
+from tests.files.nemo2 import LANGUAGE, MODEL, Call, Name, Pickled, config, context, document, language, write
 from trition_repo_gen.runtime.rank.loaders.nemo2_graph import Config, Graph, GraphError
 from trition_repo_gen.runtime.rank.loaders.nemo2_names import Symbol
 

@@ -1,4 +1,4 @@
-"""Writes a distributed checkpoint's index as torch writes it (2.11, distributed/checkpoint/metadata.py), without torch.
+"""Distributed checkpoints as torch writes them (2.11, distributed/checkpoint/metadata.py), without torch or weights.
 
 Also has the shapes of real models' weights, under the names that Megatron Core 0.19 gives them.
 """
@@ -6,9 +6,10 @@ Also has the shapes of real models' weights, under the names that Megatron Core 
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from tests.files import FileTree
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -29,12 +30,26 @@ _CLASSES = {
 }
 
 
-def write(folder: Path, shapes: Mapping[str, tuple[int, ...]], shards: Iterable[str] = ("__0_0.distcp",)) -> None:
-    """Write the index of a checkpoint of these weights, each of which is one chunk."""
+SHARDS = ("__0_0.distcp", "__0_1.distcp")
+
+
+def distributed_checkpoint(shapes: Shapes | None = None) -> FileTree:
+    """Return the files of a distributed checkpoint whose index lists these weights, or is none that can be read."""
+    # A real index is a pickle in which the shards' names stand like this.
+    names = b"\x80\x04relative_path\x94\x8c\r__0_0.distcp\x94\x8c\r__0_1.distcp\x94."
+    return {
+        "metadata.json": '{"sharded_backend": "torch_dist", "sharded_backend_version": 1}',
+        ".metadata": names if shapes is None else index(shapes, SHARDS),
+        **dict.fromkeys(SHARDS, b"weights!"),
+    }
+
+
+def index(shapes: Mapping[str, tuple[int, ...]], shards: Iterable[str] = SHARDS[:1]) -> bytes:
+    """Return the content of a `.metadata` of these weights, each of which is one chunk."""
     known = {name: sys.modules.get(name) for name in _CLASSES}
     try:
         made = {name: _class(module, name) for module, names in _CLASSES.items() for name in names}
-        (folder / ".metadata").write_bytes(pickle.dumps(_index(made, shapes, shards)))
+        return pickle.dumps(_index(made, shapes, shards))
     finally:
         for name, module in known.items():
             if module is None:

@@ -1,8 +1,10 @@
-"""Writes NeMo 2.0 checkpoints without weights: `context/io.json` as fiddle's `dump_json` (0.3) writes it."""
+"""NeMo 2.0 checkpoints without weights in them: `context/io.json` as fiddle's `dump_json` (0.3) writes it."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from tests.files import FileTree, build_file_tree, torch_index
 
 Json = dict[str, Any]
 
@@ -138,22 +140,18 @@ def context(model: Call | None = None, **rest: Any) -> Call:
     return Call("nemo.lightning.io.pl.TrainerContext", **{"model": model, "trainer": trainer, "extra": {}, **rest})
 
 
-def write(root: Path, graph: Call | Json | None = None, *, processor: bool = True) -> Path:
-    """Write a checkpoint whose graph is `graph`, a tiny Qwen2.5-VL's unless given, and return its root."""
-    (root / "context").mkdir(parents=True)
-    (root / "weights").mkdir()
+def checkpoint(graph: Call | Json | None = None, *, processor: bool = True) -> FileTree:
+    """Return the files of a checkpoint whose graph is `graph`, a tiny Qwen2.5-VL's unless given."""
     written = graph if isinstance(graph, dict) else document(graph or context())
-    (root / "context" / "io.json").write_text(json.dumps(written))
-    (root / "context" / "model.yaml").write_text("{}\n")
-    (root / "weights" / "common.pt").write_bytes(b"state")
-    (root / "weights" / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
-    # A real index is a pickle in which the shards' names stand like this.
-    (root / "weights" / ".metadata").write_bytes(
-        b"\x80\x04relative_path\x94\x8c\r__0_0.distcp\x94\x8c\r__0_1.distcp\x94."
-    )
-    for shard in ("__0_0.distcp", "__0_1.distcp"):
-        (root / "weights" / shard).write_bytes(b"weights!")
-    if processor:
-        (root / "context" / "processor").mkdir()
-        (root / "context" / "processor" / "preprocessor_config.json").write_text("{}")
-    return root
+    files: FileTree = {
+        "context/io.json": json.dumps(written),
+        "context/model.yaml": "{}\n",
+        "weights/common.pt": b"state",
+        **{f"weights/{path}": content for path, content in torch_index.distributed_checkpoint().items()},
+    }
+    return files | ({"context/processor/preprocessor_config.json": "{}"} if processor else {})
+
+
+def write(root: Path, graph: Call | Json | None = None, *, processor: bool = True) -> Path:
+    """Write `checkpoint` into a folder and return that."""
+    return build_file_tree(root, checkpoint(graph, processor=processor))
