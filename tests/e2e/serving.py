@@ -208,13 +208,9 @@ def command_line(pid: int) -> str:
 
 def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:
     """Run `trgen build` as a user does."""
-    run(
-        [
-            Path(sys.executable).with_name("trgen"),
-            *("build", "--megatron-checkpoint", checkpoint, "--model-name", model, "--model-repository", repository),
-            *("--rank-python", megatron_python, *flags),
-        ]
-    )
+    source: list[str | Path] = ["--megatron-checkpoint", checkpoint, "--rank-python", megatron_python]
+    target: list[str | Path] = ["--model-name", model, "--model-repository", repository]
+    run([Path(sys.executable).with_name("trgen"), "build", *source, *target, *flags])
 
 
 def seeded_answers(serving: Serving, seeds: int = 50) -> tuple[list[str], list[str]]:

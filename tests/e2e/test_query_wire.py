@@ -68,9 +68,12 @@ class TritonPythonModel:
             return error("Rank 1 died.", pb_utils.TritonError.INTERNAL)
         if prompts[0] == b"slow":
             time.sleep(3)
-        sequences = [{name: plain(values[sequence]) for name, values in tensors.items()} for sequence in
-        range(len(prompts))] longest = max(len(prompt) for prompt in prompts) log_probs = np.zeros((len(prompts),
-        longest), np.float32) for sequence, prompt in enumerate(prompts):
+        sequences = [
+            {name: plain(values[sequence]) for name, values in tensors.items()} for sequence in range(len(prompts))
+        ]
+        longest = max(len(prompt) for prompt in prompts)
+        log_probs = np.zeros((len(prompts), longest), np.float32)
+        for sequence, prompt in enumerate(prompts):
             log_probs[sequence, : len(prompt)] = -0.5
         wanted = {
             "sentences": texts(b"\\xff cut" if prompt == b"cut" else json.dumps(sequence).encode()

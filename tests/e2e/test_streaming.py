@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from trition_repo_gen.clients import Completion, LLMClient
 from trition_repo_gen.errors import QueryError
 
 LONG = "Count from one to fifty."
-SEEDED = {"top_k": 0, "temperature": 1.5}
+SEEDED: dict[str, Any] = {"top_k": 0, "temperature": 1.5}
 SIGNS = (
     "😀👍🏽",
     "漢字かな交じり文",
@@ -93,7 +94,15 @@ def test_min_length_holds_the_end_back(llama: Serving) -> None:
 
 
 def test_query_prints_the_stream(llama: Serving) -> None:
-    command = [Path(sys.executable).with_name("trgen"), "query", "-u", llama.http, "-mn", llama.model, "--stream"]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("trgen"),
+        "query",
+        "-u",
+        llama.http,
+        "-mn",
+        llama.model,
+        "--stream",
+    ]
     assert run([*command, "-p", "What is the color of a banana?"]) == " Yellow.\n"
 
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -50,7 +50,7 @@ def cut(serving: Serving, pieces: int, prompt: str, **parameters: Any) -> None:
     """Read so many pieces of a stream, then go away."""
     with (
         LLMClient(serving.http, serving.model) as client,
-        contextlib.closing(client.stream(prompt, **parameters)) as it,
+        contextlib.closing(cast(Any, client.stream(prompt, **parameters))) as it,  # a generator
     ):
         assert all(isinstance(next(it), str) for _ in range(pieces))
 

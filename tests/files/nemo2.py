@@ -72,7 +72,7 @@ class _Writer:
         return self._add({"type": _pyref(Name(kind)), "items": items, "metadata": None})
 
     def _empty(self) -> Json:
-        none = {"type": _pyref(Name("builtins.tuple")), "items": [], "metadata": None}
+        none: Json = {"type": _pyref(Name("builtins.tuple")), "items": [], "metadata": None}
         return self._add({"type": _pyref(Name("builtins.dict")), "items": [], "metadata": none})
 
     def _add(self, node: Json) -> Json:

@@ -60,9 +60,10 @@ def index(shapes: Mapping[str, tuple[int, ...]], shards: Iterable[str] = SHARDS[
 
 def _class(module: str, name: str) -> type:
     base = tuple if name == "Size" else object
-    made = type(name, (base,), {"__module__": module})
+    members: dict[str, Any] = {"__module__": module}
     if name == "TensorProperties":  # its state is no dictionary
-        made.__getstate__ = lambda self: (self.dtype, self.layout, False, 0, False)  # type: ignore[attr-defined]
+        members["__getstate__"] = lambda self: (self.dtype, self.layout, False, 0, False)
+    made = type(name, (base,), members)
     where = sys.modules.setdefault(module, ModuleType(module))
     setattr(where, name, made)
     return made

@@ -11,7 +11,7 @@ from tests.e2e.serving import serving_of
 TP2 = ["--tensor-parallel-size", "2"]
 # A threshold that cuts a step of several prompts into micro-batches.
 PP2 = ["--pipeline-parallel-size", "2", "--inference-batch-times-seqlen-threshold", "100"]
-SERVERS = {
+SERVERS: dict[str, tuple[str, dict[str, list[str]]]] = {
     "NeMo TP2": ("nemo", {"qwen2vl": TP2, "qwen25vl": TP2}),
     "NeMo PP2": ("nemo", {"qwen2vl": PP2, "qwen25vl": PP2}),
     "Bridge": ("bridge", {"qwen25vl": [], "qwen3vl": []}),

@@ -118,14 +118,16 @@ def attend(batch: Batch, sequences: list[tuple[Tensor, Tensor, Tensor]]) -> tupl
     in_use = torch.tensor(batch.lengths, dtype=torch.int32)
     batched = q.view(len(batch.lengths), batch.queries[0], batch.heads, batch.size)
     if batch.latents:
+        assert batch.value_size is not None
         out, lse = attention.flash_mla_with_kvcache(
             batched, cache[0], table, in_use, batch.value_size, None, None, softmax_scale=SCALE, causal=True
         )
         plain = out
     else:
+        keys, values = cache
         options |= {"cache_seqlens": in_use, "block_table": table}
-        out, lse = attention.flash_attn_with_kvcache(batched, *cache, **options, return_softmax_lse=True)
-        plain = attention.flash_attn_with_kvcache(batched, *cache, **options)
+        out, lse = attention.flash_attn_with_kvcache(batched, keys, values, **options, return_softmax_lse=True)
+        plain = attention.flash_attn_with_kvcache(batched, keys, values, **options)
     return out.flatten(0, 1), plain.flatten(0, 1), lse.transpose(0, 1).flatten(1)
 
 

@@ -124,7 +124,7 @@ def test_norms(kind: str, zero_centered: bool) -> None:
 
 def linear_layer(name: str, **options: Any) -> Any:
     """Return a layer of Transformer Engine's name, from HIDDEN to 48."""
-    own = {
+    own: dict[str, dict[str, Any]] = {
         "TELinear": {"parallel_mode": "duplicated", "skip_weight_param_allocation": False},
         "TEColumnParallelLinear": {"gather_output": False, "is_expert": False},
         "TELayerNormColumnParallelLinear": {"gather_output": False, "is_expert": False},

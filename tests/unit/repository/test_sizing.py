@@ -49,7 +49,7 @@ def build(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[...,
 
 @pytest.fixture
 def size(build: Callable[..., Any]) -> Size:
-    return lambda *arguments, **options: build(*arguments, **options).sizing  # type: ignore[no-any-return]
+    return lambda *arguments, **options: build(*arguments, **options).sizing
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,12 @@ def test_what_does_not_fit_is_refused_with_what_does(size: Size, model: str, opt
 
 
 def test_without_shapes_it_is_about(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    options = {"model_name": "m", "model_repository": tmp_path, "rank_python": "/nowhere/python", "dry_run": True}
+    options: dict[str, Any] = {
+        "model_name": "m",
+        "model_repository": tmp_path,
+        "rank_python": "/nowhere/python",
+        "dry_run": True,
+    }
     bare = build_repository(BuildOptions(**options, megatron_checkpoint=make_checkpoint(), params_dtype="bfloat16"))
     assert not bare.sizing.is_exact
     assert bare.sizing.weights == bare.checkpoint.weights_bytes // 2

@@ -45,7 +45,10 @@ async def ask(
     guard: Guard, path: str = "/v1/completions", *, method: str = "POST", body: bytes = b"{}", **headers: str
 ) -> tuple[int, dict[str, Any]]:
     """Send a request whose body comes in two pieces; return the status and the document."""
-    pieces = [{"type": "http.request", "body": body[:1], "more_body": True}, {"type": "http.request", "body": body[1:]}]
+    pieces: list[dict[str, Any]] = [
+        {"type": "http.request", "body": body[:1], "more_body": True},
+        {"type": "http.request", "body": body[1:]},
+    ]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Prefix caching, chunked prefill and a KV cache that cannot hold all sequences change nothing in what is answered."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def small_cache(config: Any) -> float:
     return float(24 * 64 * 2 * config.num_layers * heads * config.kv_channels * 4 / 2**30)
 
 
-def answer(engine: RankEngine, model: Model, request_ids: Iterator[int] | range | tuple[int, ...]) -> dict[int, Answer]:
+def answer(engine: RankEngine, model: Model, request_ids: Iterable[int]) -> dict[int, Answer]:
     """Add sequences and step until all are answered; every other one is watched."""
     for request_id in request_ids:
         request = REQUESTS[request_id]
@@ -132,8 +132,9 @@ def end_early(engine: RankEngine, model: Model) -> list[int]:
     told: list[int] = []
     ends = iter(range(1, 8))
     while engine.has_work:
-        if (request_id := next(ends, None)) is not None and engine.finish(request_id):
-            told.append(request_id)
+        ending = next(ends, None)
+        if ending is not None and engine.finish(ending):
+            told.append(ending)
         told += engine.loop.run_until_complete(engine.step()).finished
     return sorted(told)
 
@@ -174,7 +175,8 @@ def outcomes(bridge: None, checkpoints: dict[str, Path]) -> Iterator[dict[str, O
     with one_rank():
         loaded = megatron_bridge.load(settings, device_is_cpu=cpu.needed(), progress=lambda line: None)
         model = Model(loaded, settings, TextCodec(loaded.tokenizer))
-        yield {name: outcome_of(model, options) for name, options in ({"plain": {}} | ENGINES).items()}
+        plain = outcome_of(model, {})
+        yield {"plain": plain} | {name: outcome_of(model, options) for name, options in ENGINES.items()}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -28,9 +28,10 @@ def test_decode(heads: int, window: int, programs: int, rotated: int, monkeypatc
     blocks, slots = table.gather(1, positions[:, None] // BLOCK)[:, 0], positions % BLOCK
     angles = torch.randn(300, rotated // 2)
     # Heads are rotated or normed here, so that a case for each is enough.
-    weights = (None, None) if rotated else (torch.randn(SIZE), torch.randn(SIZE))
-    rotary = RotaryParameters(torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None, *weights, EPS)
-    queries, key, value = split_and_rotate(mixed, GROUPS, SIZE, angles[positions], *weights)
+    query_norm, key_norm = (None, None) if rotated else (torch.randn(SIZE), torch.randn(SIZE))
+    rotation = torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None
+    rotary = RotaryParameters(rotation, query_norm, key_norm, EPS)
+    queries, key, value = split_and_rotate(mixed, GROUPS, SIZE, angles[positions], query_norm, key_norm)
     expected_cache = cache.clone()
     expected_cache[0, blocks.long(), slots] = key
     expected_cache[1, blocks.long(), slots] = value

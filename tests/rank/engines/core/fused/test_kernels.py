@@ -46,12 +46,12 @@ def test_rotate_and_store(heads: int, rotated: int, normed: bool) -> None:
     positions = torch.tensor([6, 7, 30, 2, 11])
     angles = torch.randn(32, rotated // 2)
     table = torch.cat((angles.cos(), angles.sin()), dim=-1) if rotated else None
-    weights = (torch.randn(size), torch.randn(size)) if normed else (None, None)
-    rotary = RotaryParameters(table, *weights, EPS)
+    query_norm, key_norm = (torch.randn(size), torch.randn(size)) if normed else (None, None)
+    rotary = RotaryParameters(table, query_norm, key_norm, EPS)
 
     query = rotate_and_store(mixed, groups, cache[0], cache[1], Places(blocks, slots, positions), rotary)
 
-    queries, key, value = split_and_rotate(mixed, groups, size, angles[positions], *weights)
+    queries, key, value = split_and_rotate(mixed, groups, size, angles[positions], query_norm, key_norm)
     expected_cache[0, blocks.long(), slots] = key
     expected_cache[1, blocks.long(), slots] = value
     assert distance(query, queries.reshape(tokens, 1, groups * heads, size)) < TOLERANCE

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from tests.rank.processes import on_ranks, one_rank
 from trition_repo_gen.runtime.common.protocol import SequenceRequest
 from trition_repo_gen.runtime.common.settings import Settings
+from trition_repo_gen.runtime.rank.engines.api import Finished
 from trition_repo_gen.runtime.rank.engines.core.engine import RankEngine
 from trition_repo_gen.runtime.rank.engines.core.fused import decoding
 from trition_repo_gen.runtime.rank.engines.core.fused.layers import fuse
@@ -45,7 +46,7 @@ def answers(loaded: LoadedModel, settings: Settings) -> Answers:
     for request_id, text in enumerate(PROMPTS, 1):
         request = SequenceRequest(prompt=text, max_length=MAX_LENGTH, min_length=MAX_LENGTH, log_probs=True, echo=True)
         engine.add(request_id, request, codec.encode(request), watch=False)
-    found = {}
+    found: dict[int, Finished] = {}
     while engine.has_work:
         found |= engine.loop.run_until_complete(engine.step()).finished
     return [(done.tokens, done.prompt_log_probs + done.log_probs) for _, done in sorted(found.items())]

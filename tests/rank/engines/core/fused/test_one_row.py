@@ -1,5 +1,7 @@
 """Products of one row, interpreted: with a norm, a gate, a bias, a place for the result, added to a residual stream."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ class Case:
         self.expected: Tensor = functional.linear(normed_x, self.weight)
 
     @property
-    def norm_arguments(self) -> dict[str, Tensor | float]:
+    def norm_arguments(self) -> dict[str, Any]:
         return {} if self.norm is None else {"norm": self.norm, "eps": EPS}
 
 

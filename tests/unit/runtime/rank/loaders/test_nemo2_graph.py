@@ -232,7 +232,8 @@ def test_objects_that_refer_to_each_other_many_times_cost_no_more(tmp_path: Path
 
 def _metadata_of(written: dict[str, Any], target: str) -> dict[str, Any]:
     name = Name(target)
-    for node in written["objects"].values():
+    nodes: list[dict[str, Any]] = list(written["objects"].values())
+    for node in nodes:
         first = node["items"][0][1] if node["items"] else None
         if isinstance(first, dict) and (first.get("module"), first.get("name")) == (name.module, name.name):
             return node
@@ -242,4 +243,5 @@ def _metadata_of(written: dict[str, Any], target: str) -> dict[str, Any]:
 def _call_of(written: dict[str, Any], target: str) -> dict[str, Any]:
     metadata = _metadata_of(written, target)
     key = next(key for key, node in written["objects"].items() if node is metadata)
-    return next(node for node in written["objects"].values() if node["metadata"] == {"type": "ref", "key": key})
+    nodes: list[dict[str, Any]] = list(written["objects"].values())
+    return next(node for node in nodes if node["metadata"] == {"type": "ref", "key": key})
