@@ -181,7 +181,10 @@ def samples(serving: Serving) -> Samples:
 
 
 def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: float = 60.0) -> Samples:
-    """Read the metrics until they fit: sums are handed over now and then."""
+    """Read the metrics until they fit.
+
+    This is a poll: a model hands its sums to Triton twice a second, and neither tells anybody that it has.
+    """
     deadline = time.monotonic() + seconds
     while not condition(found := samples(serving)):
         assert time.monotonic() < deadline, found

@@ -36,8 +36,8 @@ output [ { name: "sentences", data_type: TYPE_STRING, dims: [ 1 ] } ]
 instance_group [ { count: 1, kind: KIND_CPU } ]
 """
 
+# A prompt may name a FIFO: its answer comes once somebody has opened that to write.
 ANSWERS = """
-import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -49,9 +49,9 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             prompts = pb_utils.get_input_tensor_by_name(request, "prompts").as_numpy()
-            if prompts[0, 0] == b"slow":
+            if prompts[0, 0].startswith(b"/"):
                 print("working on it", flush=True)
-                time.sleep(1)
+                open(prompts[0, 0]).close()
             answers = np.array([[prompt.upper()] for prompt in prompts[:, 0]], dtype=object)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("sentences", answers)]))
         return responses
@@ -226,13 +226,17 @@ def test_a_signal_at_any_moment_leaves_nothing(serve: Start, tmp_path: Path, mom
 
 
 def test_a_request_in_flight_is_answered_before_the_end(serve: Start, tmp_path: Path) -> None:
-    trgen = serve(write_model(tmp_path, "answers", ANSWERS))
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    trgen = serve(write_model(tmp_path / "repository", "answers", ANSWERS))
     trgen.until("query:")
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, trgen.http, "slow")
+        answer = pool.submit(ask, trgen.http, str(go))
         trgen.until("working on it", "stderr")
         trgen.process.terminate()
-        assert answer.result() == "SLOW"
+        trgen.until("Found 1 HTTP service connections", "stderr")  # tritonserver waits for it
+        go.open("w").close()
+        assert answer.result() == str(go).upper()
     assert trgen.finish()[0] == 0
 
 
