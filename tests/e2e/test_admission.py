@@ -1,4 +1,4 @@
-"""A full server: who waits, who is turned away, who is not waited for any more."""
+"""A full server: who waits, who is refused, who is not waited for any more."""
 
 import functools
 import re
@@ -26,7 +26,7 @@ def narrow(serve: Serve) -> Iterator[Serving]:
         yield serving
 
 
-def test_one_runs_two_wait_and_the_fourth_is_turned_away(narrow: Serving) -> None:
+def test_one_runs_two_wait_and_the_fourth_is_refused(narrow: Serving) -> None:
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(narrow.ask, LONG, max_length=900, min_length=900) for _ in range(4)]
     refused = [future.exception() for future in futures if future.exception()]

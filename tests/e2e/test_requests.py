@@ -32,7 +32,7 @@ def test_one_rank_answers_as_hugging_face_does(llama: Serving, references: dict[
     assert_same_answers(replies, references["llama"])
 
 
-def test_a_batch_is_its_rows(llama: Serving) -> None:
+def test_a_batch_is_its_sequences(llama: Serving) -> None:
     sequences = PROMPTS[:4]
     lengths = [5, 32, 1, 17]
 
@@ -50,7 +50,7 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(llama: Serving) -> 
     assert len(set(alone)) > 40
 
 
-def test_greedy_rows_among_sampled_ones_equal_their_single_answers(llama: Serving) -> None:
+def test_greedy_sequences_among_sampled_ones_equal_their_single_answers(llama: Serving) -> None:
     choose = random.Random(0)
     alone = {prompt: llama.ask(prompt, max_length=40).sentences[0] for prompt in PROMPTS}
     clients: list[dict[str, Any]] = []
@@ -116,7 +116,7 @@ def test_without_echo_only_the_answer_has_log_probabilities(
     assert reply.log_probs[0] == pytest.approx(references["llama"][0]["generated_log_probs"], abs=1e-3)
 
 
-def test_rows_that_want_log_probabilities_run_with_rows_that_do_not(llama: Serving) -> None:
+def test_sequences_with_log_probabilities_run_with_those_that_do_not(llama: Serving) -> None:
     reply = llama.ask([BANANA, CAPITAL], compute_logprob=[True, False], echo=[True, False])
 
     assert len(reply.log_probs[0]) == reply.prompt_tokens[0] - 1 + reply.completion_tokens[0]
@@ -220,6 +220,6 @@ def test_nonsense_disturbs_nobody_else(llama: Serving) -> None:
     assert good.result().sentences[0] == expected
 
 
-def test_one_bad_row_is_named(llama: Serving) -> None:
+def test_one_bad_sequence_is_named(llama: Serving) -> None:
     with pytest.raises(InferenceServerException, match=r"Sequence 1: The prompt has 1200 tokens"):
         llama.ask([BANANA, "abc " * 300])

@@ -305,7 +305,7 @@ def test_the_rest_service_says_while_models_load_that_they_do(serve: Start, tmp_
     assert trgen.descendants() == []
 
 
-def test_a_dead_rest_service_is_told_of_and_tritonserver_serves_on(serve: Start, tmp_path: Path) -> None:
+def test_a_dead_rest_service_is_reported_and_tritonserver_serves_on(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     trgen.until("query:")
     (rest,) = (pid for pid in trgen.descendants() if b"rest" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))

@@ -1,4 +1,4 @@
-"""Checkpoints of tiny models that read pictures, and servers of them."""
+"""Checkpoints of tiny models that take images, and servers of them."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ from tests.models.prepared import unless_done
 
 
 @pytest.fixture(scope="session")
-def prepared_pictures(
+def prepared_images(
     shared_folder: Path, megatron_python: Path, nemo_python: Path, checkout: Path, tiny_qwen_vl: Path
 ) -> Prepared:
     """Random models and the trained one; nemo-toolkit, Megatron-Bridge and Hugging Face take half a minute each."""
-    folder = shared_folder / "prepared_pictures"
+    folder = shared_folder / "prepared_images"
     hugging_face, answers = folder / "hugging_face", folder / "answers"
     sources = {name: hugging_face / name for name in RANDOM_MODELS}
     nemo = {name: folder / "nemo" / name for name in (*NEMO_MODELS, TRAINED)}
@@ -47,16 +47,16 @@ def prepared_pictures(
 
 
 @pytest.fixture(scope="session")
-def build_pictures(prepared_pictures: Prepared, megatron_python: Path, nemo_python: Path) -> Build:
-    """Run `trgen build --multimodal` as a user does: `build_pictures("nemo", "qwen2vl", repository, flag, …)`.
+def build_multimodal(prepared_images: Prepared, megatron_python: Path, nemo_python: Path) -> Build:
+    """Run `trgen build --multimodal` as a user does: `build_multimodal("nemo", "qwen2vl", repository, flag, …)`.
 
-    It serves in float32, and writes no streaming twin, unless told to.
+    It serves in float32, and writes no streaming model, unless told to.
     """
 
     def build(kind: str, checkpoint: str, repository: Path, *flags: str, name: str = "", stream: bool = False) -> None:
         python, path = {
-            "nemo": (nemo_python, prepared_pictures.nemo),
-            "bridge": (megatron_python, prepared_pictures.bridge),
+            "nemo": (nemo_python, prepared_images.nemo),
+            "bridge": (megatron_python, prepared_images.bridge),
         }[kind]
         flag = {"nemo": "--nemo-checkpoint", "bridge": "--megatron-checkpoint"}[kind]
         run(
@@ -74,13 +74,13 @@ def build_pictures(prepared_pictures: Prepared, megatron_python: Path, nemo_pyth
 
 @pytest.fixture(scope="session")
 def one_rank(
-    tmp_path_factory: pytest.TempPathFactory, prepared_pictures: Prepared, build_pictures: Build
+    tmp_path_factory: pytest.TempPathFactory, prepared_images: Prepared, build_multimodal: Build
 ) -> Iterator[dict[str, Serving]]:
     """NeMo's checkpoints on one rank each, in one tritonserver; tests that only ask share it."""
-    repository = tmp_path_factory.mktemp("pictures")
-    for name in prepared_pictures.nemo:
+    repository = tmp_path_factory.mktemp("images")
+    for name in prepared_images.nemo:
         # The trained model's answers have margins that its own number format leaves alone.
         flags = ["--params-dtype", "bfloat16"] if name == TRAINED else []
-        build_pictures("nemo", name, repository, *flags, stream=name in ("qwen25vl", TRAINED))
-    with serving_of(repository, *prepared_pictures.nemo) as servings:
+        build_multimodal("nemo", name, repository, *flags, stream=name in ("qwen25vl", TRAINED))
+    with serving_of(repository, *prepared_images.nemo) as servings:
         yield {serving.model: serving for serving in servings}

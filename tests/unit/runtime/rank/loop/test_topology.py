@@ -19,7 +19,7 @@ def test_replicas_of_a_dense_model_are_groups_of_their_own() -> None:
     assert [group.leader for group in groups] == [0, 2]
 
 
-def test_replicas_that_share_experts_are_one_group_with_a_speaker_each() -> None:
+def test_replicas_that_share_experts_are_one_group_with_a_leader_each() -> None:
     (group,) = topology.find_groups(
         [member(0, {0, 1}, 0, leads_replica=True), member(1, {0, 1}, 1, leads_replica=True)]
     )

@@ -11,21 +11,21 @@ from trition_repo_gen.runtime.common.settings import Settings
 from trition_repo_gen.runtime.rank.engines.images import fetch as module
 from trition_repo_gen.runtime.rank.engines.images.fetch import Fetcher
 
-PICTURE = b"\x89PNG" + bytes(3000)
+IMAGE = b"\x89PNG" + bytes(3000)
 
 
-class Host:
+class WebServer:
     """A server, and the paths that it was asked for."""
 
     def __init__(self) -> None:
-        host = self
+        server = self
         self.asked: list[str] = []
         self.stop = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                host.asked.append(self.path)
-                host.answer(self)
+                server.asked.append(self.path)
+                server.answer(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -48,8 +48,8 @@ class Host:
             to.send_error(404)
             return
         to.send_response(200)
-        if path in ("picture.png", "short"):
-            to.send_header("Content-Length", str(len(PICTURE) + (path == "short")))
+        if path in ("image.png", "short"):
+            to.send_header("Content-Length", str(len(IMAGE) + (path == "short")))
         if path == "compressed":
             to.send_header("Content-Encoding", "gzip")
         to.end_headers()
@@ -57,38 +57,38 @@ class Host:
             while not self.stop.wait(0.05):
                 to.wfile.write(b"x")
             return
-        to.wfile.write(PICTURE)
+        to.wfile.write(IMAGE)
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    host = Host()
-    thread = threading.Thread(target=host.server.serve_forever, args=(0.01,))
+def server() -> Iterator[WebServer]:
+    server = WebServer()
+    thread = threading.Thread(target=server.server.serve_forever, args=(0.01,))
     thread.start()
-    yield host
-    host.stop.set()
-    host.server.shutdown()
+    yield server
+    server.stop.set()
+    server.server.shutdown()
     thread.join()
-    host.server.server_close()
+    server.server.server_close()
 
 
 def fetcher(allowed: str = "127.0.0.1", *, mib: float = 1.0, seconds: float = 30.0) -> Fetcher:
     return Fetcher(Settings(checkpoint="/c", multimodal=True, allow_image_urls=allowed, max_image_mib=mib), seconds)
 
 
-@pytest.mark.parametrize("path", ["picture.png", "of-unknown-length", "moved?/picture.png", "moved?/moved?picture.png"])
-def test_a_picture(host: Host, path: str) -> None:
-    assert fetcher()(host.url(path)) == PICTURE
+@pytest.mark.parametrize("path", ["image.png", "of-unknown-length", "moved?/image.png", "moved?/moved?image.png"])
+def test_an_image(server: WebServer, path: str) -> None:
+    assert fetcher()(server.url(path)) == IMAGE
 
 
-def test_path_and_query_are_sent_as_they_are(host: Host) -> None:
-    fetcher()(host.url("a%20b/c.png?w=1&h=2#part"))
-    assert host.asked == ["/a%20b/c.png?w=1&h=2"]
+def test_path_and_query_are_sent_as_they_are(server: WebServer) -> None:
+    fetcher()(server.url("a%20b/c.png?w=1&h=2#part"))
+    assert server.asked == ["/a%20b/c.png?w=1&h=2"]
 
 
-def test_proxies_of_the_environment_are_not_asked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_asked(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert fetcher()(host.url("picture.png")) == PICTURE
+    assert fetcher()(server.url("image.png")) == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -98,35 +98,35 @@ def test_proxies_of_the_environment_are_not_asked(host: Host, monkeypatch: pytes
         ("compressed", "it came compressed"),
         ("short", "the connection (broke|failed)"),
         ("moved?", "it redirects to nowhere"),
-        ("moved?/moved?/moved?/moved?/picture.png", "it redirects more than 3 times"),
+        ("moved?/moved?/moved?/moved?/image.png", "it redirects more than 3 times"),
         ("moved?file:///etc/passwd", "neither http nor https"),
         ("moved?http://169.254.169.254/latest/meta-data", r"fetches no images from 169\.254\.169\.254"),
         ("moved?http://elsewhere.example.org/x", "fetches no images from elsewhere.example.org"),
     ],
 )
-def test_what_does_not_come(host: Host, path: str, sentence: str) -> None:
+def test_what_does_not_come(server: WebServer, path: str, sentence: str) -> None:
     with pytest.raises(ImageUrlError, match=sentence):
-        fetcher()(host.url(path))
+        fetcher()(server.url(path))
 
 
-@pytest.mark.parametrize("path", ["picture.png", "of-unknown-length"])
-def test_a_picture_that_is_too_large(host: Host, path: str) -> None:
+@pytest.mark.parametrize("path", ["image.png", "of-unknown-length"])
+def test_an_image_that_is_too_large(server: WebServer, path: str) -> None:
     with pytest.raises(ImageUrlError, match="more than the 2048 bytes"):
-        fetcher(mib=2 / 1024)(host.url(path))
+        fetcher(mib=2 / 1024)(server.url(path))
 
 
-def test_a_host_that_dribbles(host: Host) -> None:
+def test_a_host_that_sends_a_byte_now_and_then(server: WebServer) -> None:
     with pytest.raises(ImageUrlError, match=r"it took longer than 0\.3 s"):
-        fetcher(seconds=0.3)(host.url("slow"))
+        fetcher(seconds=0.3)(server.url("slow"))
 
 
-def test_an_inner_host_has_to_be_named(host: Host) -> None:
-    assert fetcher("localhost")(host.url("picture.png", "localhost")) == PICTURE
-    host.asked.clear()
-    for allowed in ("*", "local*", f"loc?lhost:{host.port}"):
+def test_an_inner_host_has_to_be_named(server: WebServer) -> None:
+    assert fetcher("localhost")(server.url("image.png", "localhost")) == IMAGE
+    server.asked.clear()
+    for allowed in ("*", "local*", f"loc?lhost:{server.port}"):
         with pytest.raises(ImageUrlError, match="inside a network that is not public"):
-            fetcher(allowed)(host.url("picture.png", "localhost"))
-    assert host.asked == []
+            fetcher(allowed)(server.url("image.png", "localhost"))
+    assert server.asked == []
 
 
 def test_nobody_is_there() -> None:

@@ -1,4 +1,4 @@
-"""Questions about pictures to NeMo 2.0 checkpoints on one rank."""
+"""Questions about images to NeMo 2.0 checkpoints on one rank."""
 
 import base64
 import http.server
@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.multimodal.cases import CASES, ONE_PICTURE, Case, ask, ask_together, assert_parity, picture, user
+from tests.e2e.multimodal.cases import CASES, ONE_IMAGE, Case, ask, ask_together, assert_parity, random_image, user
 from tests.e2e.multimodal.prepared import NEMO_MODELS, TRAINED, Prepared
 from tests.e2e.resting import rest_service
 from tests.e2e.serving import Serving, run
@@ -40,7 +40,7 @@ def qwen(one_rank: dict[str, Serving]) -> Serving:
 
 @pytest.fixture(scope="module")
 def pictures(tiny_qwen_vl: Path) -> ModuleType:
-    """The module that draws pictures for the trained model."""
+    """The module that draws images for the trained model."""
     spec = importlib.util.spec_from_file_location("pictures", tiny_qwen_vl / "pictures.py")
     assert spec is not None
     assert spec.loader is not None
@@ -50,14 +50,14 @@ def pictures(tiny_qwen_vl: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("model", NEMO_MODELS)
-def test_parity(one_rank: dict[str, Serving], prepared_pictures: Prepared, model: str) -> None:
-    assert_parity(one_rank[model], CASES, prepared_pictures.answers[model])
+def test_parity(one_rank: dict[str, Serving], prepared_images: Prepared, model: str) -> None:
+    assert_parity(one_rank[model], CASES, prepared_images.answers[model])
 
 
-def test_a_batch_is_its_rows(qwen: Serving) -> None:
-    alone = [ask(qwen.ask, case, compute_logprob=True) for case in ONE_PICTURE]
+def test_a_batch_is_its_sequences(qwen: Serving) -> None:
+    alone = [ask(qwen.ask, case, compute_logprob=True) for case in ONE_IMAGE]
 
-    together = ask_together(qwen.ask, ONE_PICTURE, compute_logprob=True)
+    together = ask_together(qwen.ask, ONE_IMAGE, compute_logprob=True)
 
     assert together.sentences == [reply.sentences[0] for reply in alone]
     assert together.completion_tokens == [reply.completion_tokens[0] for reply in alone]
@@ -65,7 +65,7 @@ def test_a_batch_is_its_rows(qwen: Serving) -> None:
         assert sequence == pytest.approx(reply.log_probs[0], abs=1e-3)
 
 
-def test_the_trained_model_knows_pictures_it_has_not_seen(one_rank: dict[str, Serving], pictures: ModuleType) -> None:
+def test_the_trained_model_knows_images_it_has_not_seen(one_rank: dict[str, Serving], pictures: ModuleType) -> None:
     rng = random.Random(UNSEEN_SEED)
     drawn = [pictures.draw(rng) for _ in range(UNSEEN)]
     question = "What is in this image?"
@@ -86,21 +86,21 @@ def test_the_trained_model_knows_pictures_it_has_not_seen(one_rank: dict[str, Se
 
 def test_the_command_asks_about_a_file(one_rank: dict[str, Serving], pictures: ModuleType, tmp_path: Path) -> None:
     drawn = pictures.draw(random.Random(1))
-    drawn.image.save(tmp_path / "picture.png")
+    drawn.image.save(tmp_path / "image.png")
     question = "What shape is it?"
 
     printed = run(
         [
             *(Path(sys.executable).with_name("trgen"), "query", "-u", one_rank[TRAINED].http, "-mn", TRAINED),
-            *("--image", tmp_path / "picture.png", "-p", question),
+            *("--image", tmp_path / "image.png", "-p", question),
         ]
     )
 
     assert printed.strip() == drawn.answer(question)
 
 
-def test_a_plain_prompt_is_a_question_or_a_rendered_template(qwen: Serving, prepared_pictures: Prepared) -> None:
-    case, reference = ONE_PICTURE[1], prepared_pictures.answers["qwen25vl"][1]
+def test_a_plain_prompt_is_a_question_or_a_rendered_template(qwen: Serving, prepared_images: Prepared) -> None:
+    case, reference = ONE_IMAGE[1], prepared_images.answers["qwen25vl"][1]
 
     asked = qwen.ask("What is in this image?", images=case.element, max_length=24)
     rendered = qwen.ask(reference["prompt_text"], images=case.element, max_length=24)
@@ -108,7 +108,7 @@ def test_a_plain_prompt_is_a_question_or_a_rendered_template(qwen: Serving, prep
     assert asked.sentences == rendered.sentences == [reference["text"]]
 
 
-def test_pictures_before_the_question_where_no_message_places_them(qwen: Serving) -> None:
+def test_images_before_the_question_where_no_message_places_them(qwen: Serving) -> None:
     placed = CASES[4]
     unplaced = '[{"role": "user", "content": "Are they alike?"}]'
 
@@ -117,7 +117,7 @@ def test_pictures_before_the_question_where_no_message_places_them(qwen: Serving
     assert reply.sentences == ask(qwen.ask, placed).sentences
 
 
-def test_an_answer_has_fifty_tokens_unless_told(qwen: Serving) -> None:
+def test_an_answer_has_fifty_tokens_by_default(qwen: Serving) -> None:
     reply = qwen.ask(CASES[0].prompt, images=CASES[0].element, apply_chat_template=True, min_length=50)
 
     assert reply.completion_tokens == [50]
@@ -130,16 +130,16 @@ def test_seeds(qwen: Serving) -> None:
     alone = [sampled(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(sampled, range(8))) == alone
-    together = ask_together(qwen.ask, ONE_PICTURE, random_seed=[0, 1, 2, 3], **SAMPLED)
+    together = ask_together(qwen.ask, ONE_IMAGE, random_seed=[0, 1, 2, 3], **SAMPLED)
     assert together.sentences == alone[:4]
-    assert alone[0] != sampled(4)  # the same picture and question with another seed
+    assert alone[0] != sampled(4)  # the same image and question with another seed
 
 
-def test_parameters_are_those_of_their_row(qwen: Serving) -> None:
-    reply = ask_together(qwen.ask, ONE_PICTURE, max_length=[3, 24, 9, 1], use_greedy=True, **SAMPLED)
+def test_parameters_are_those_of_their_sequence(qwen: Serving) -> None:
+    reply = ask_together(qwen.ask, ONE_IMAGE, max_length=[3, 24, 9, 1], use_greedy=True, **SAMPLED)
 
     assert reply.completion_tokens == [3, 24, 9, 1]
-    assert reply.sentences[1] == ask(qwen.ask, ONE_PICTURE[1]).sentences[0]
+    assert reply.sentences[1] == ask(qwen.ask, ONE_IMAGE[1]).sentences[0]
 
 
 def test_a_stream_joins_to_the_plain_answer(qwen: Serving) -> None:
@@ -236,33 +236,33 @@ def assert_refused(serving: Serving, element: str | bytes, says: str) -> None:
     assert refused.value.status() == "400"
 
 
-def test_hostile_pictures_are_refused(qwen: Serving, tmp_path: Path) -> None:
+def test_hostile_images_are_refused(qwen: Serving, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
-    whole = base64.b64decode(picture(1, 200, 200))
+    whole = base64.b64decode(random_image(1, 200, 200))
     for element, says in (
         (f"file://{tmp_path}/secret.png", "does not open"),
         (f"{tmp_path}/secret.png", "base64"),
         (f"../../../../../..{tmp_path}/secret.png", "base64"),
         (base64.b64encode(png(10_000, 10_000)), "100000000 pixels"),
-        (base64.b64encode(whole[: len(whole) // 2]), "picture"),
-        (base64.b64encode(b"%PDF-1.7 and so on"), "picture"),
+        (base64.b64encode(whole[: len(whole) // 2]), "cannot be read"),
+        (base64.b64encode(b"%PDF-1.7 and so on"), "cannot be read"),
         ("[" * 100_000, "JSON"),
     ):
         assert_refused(qwen, element, says)
 
     with listening() as (address, asked):
-        assert_refused(qwen, f"{address}/picture.png", "URL")
+        assert_refused(qwen, f"{address}/image.png", "URL")
     assert asked == []
 
     assert ask(qwen.ask, CASES[0]).completion_tokens[0] > 0
 
 
-def test_prompts_and_pictures_that_do_not_belong_together(qwen: Serving) -> None:
+def test_prompts_and_images_that_do_not_belong_together(qwen: Serving) -> None:
     case = CASES[4]
     for prompt, element, says in (
         (case.prompt, case.images[0], "2 places.*1"),
-        (ONE_PICTURE[0].prompt, case.element, "1 place.*2"),
-        (ONE_PICTURE[0].prompt, "", "1 place.*0"),
+        (ONE_IMAGE[0].prompt, case.element, "1 place.*2"),
+        (ONE_IMAGE[0].prompt, "", "1 place.*0"),
         ('[{"role": "user", "content": "<|placeholder|>"}]', case.images[0], "the prompt has"),
     ):
         with pytest.raises(InferenceServerException, match=says) as refused:
@@ -270,7 +270,7 @@ def test_prompts_and_pictures_that_do_not_belong_together(qwen: Serving) -> None
         assert refused.value.status() == "400"
 
 
-def test_a_picture_is_upright_and_in_colour_whatever_its_file(
+def test_an_image_is_upright_and_in_colour_whatever_its_file(
     one_rank: dict[str, Serving], pictures: ModuleType
 ) -> None:
     drawn = pictures.draw(random.Random(2))
