@@ -245,7 +245,7 @@ def test_hostile_images_are_refused(qwen: Serving, tmp_path: Path) -> None:
         (f"../../../../../..{tmp_path}/secret.png", "base64"),
         (base64.b64encode(png(10_000, 10_000)), "100000000 pixels"),
         (base64.b64encode(whole[: len(whole) // 2]), "cannot be read"),
-        (base64.b64encode(b"%PDF-1.7 and so on"), "cannot be read"),
+        (base64.b64encode(b"%PDF-1.7 and so on"), "no PNG, JPEG, WebP, GIF or BMP image"),
         ("[" * 100_000, "JSON"),
     ):
         assert_refused(qwen, element, says)
