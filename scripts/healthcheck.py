@@ -4,14 +4,17 @@
 
 Triton calls a model ready even when the process behind it has died, so every model is asked for one token, by `infer`:
 `generate` answers every error with 400. Only a server error counts against it: a busy model, which does not answer in
-time, is not a dead one, and a model of another kind answers that it does not know such a request. A model that streams
-cannot be asked by `infer`; of what it answers to `generate_stream`, only Triton's word that its process is gone counts.
+time or refuses for want of room in its queue, is alive, and a model of another kind answers that it does not know such
+a request. A model that streams cannot be asked by `infer`; of what it answers to `generate_stream`, only Triton's
+sentence that its process is gone counts.
 """
 
 import http.client
 import json
 import sys
 from urllib.parse import quote
+
+from trition_repo_gen.runtime.common.wire import BUSY_MARK
 
 ANSWER_SECONDS = 5.0
 _INFER = json.dumps(
@@ -40,7 +43,7 @@ def main() -> int:
         path = f"/v2/models/{quote(model['name'], safe='')}"
         try:
             status, text = ask(url, "POST", f"{path}/infer", _INFER)
-            sick = status >= http.client.INTERNAL_SERVER_ERROR
+            sick = status >= http.client.INTERNAL_SERVER_ERROR and BUSY_MARK not in text
             if status == http.client.NOT_IMPLEMENTED:
                 _, text = ask(url, "POST", f"{path}/generate_stream", _GENERATE)
                 sick = _NO_PROCESS in text

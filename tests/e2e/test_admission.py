@@ -1,16 +1,22 @@
 """A full server: who waits, who is refused, who is not waited for any more."""
 
 import functools
+import json
 import re
+import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.e2e.serving import DTYPES, LogLine, Reply, Samples, Serve, Serving, wait_for
+from tests.e2e.resting import rest_service
+from tests.e2e.serving import DTYPES, LogLine, Reply, Samples, Serve, Serving, run, wait_for
 from trition_repo_gen.clients import LLMClient
 from trition_repo_gen.errors import QueryError
 
@@ -31,10 +37,30 @@ def test_one_runs_two_wait_and_the_fourth_is_refused(narrow: Serving) -> None:
         futures = [pool.submit(narrow.ask, LONG, max_length=900, min_length=900) for _ in range(4)]
     refused = [future.exception() for future in futures if future.exception()]
     assert [str(error) for error in refused] == [
-        "[503] The server is full and 2 requests wait already; try again later."
+        "[503] The server is full and 2 requests wait already; try again later. [busy]"
     ]
     replies: list[Future[Reply]] = [future for future in futures if not future.exception()]
     assert len({future.result().sentences[0] for future in replies}) == 1
+
+
+def test_a_full_server_is_healthy(narrow: Serving, checkout: Path) -> None:
+    """Both health checks ask for a token, and a refusal for want of room in the queue is not a failure."""
+    with rest_service(narrow.server.grpc_url) as rest, ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(narrow.ask, LONG, max_length=900, min_length=900, timeout=20.0) for _ in range(3)]
+        wait_for(narrow, lambda found: found["num_requests_waiting"] == 2)
+        check = [sys.executable, str(checkout / "scripts/healthcheck.py"), narrow.http]
+        assert run(check) == ""
+        with urllib.request.urlopen(f"{rest}/v1/triton_health") as response:
+            assert json.load(response) == {"status": "ok", "triton": "ok", narrow.model: "ok"}
+        body = json.dumps({"model": narrow.model, "prompt": BANANA}).encode()
+        request = urllib.request.Request(f"{rest}/v1/completions", body, {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code == 503
+        error = json.load(refused.value)["error"]
+        assert error["code"] == "server_busy"
+        assert error["message"] == "The server is full and 2 requests wait already; try again later."
+    assert all(future.done() for future in futures)
 
 
 def test_a_request_ends_with_its_timeout(narrow: Serving) -> None:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from typer import Option
 
 from trition_repo_gen.cli._flags import FlagGroup, takes
 from trition_repo_gen.errors import QueryError
+from trition_repo_gen.runtime.common import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from trition_repo_gen.clients import Completion
 
 _NEW_TOKENS = 128
-_NEW_TOKENS_ABOUT_IMAGES = 50
+_NEW_TOKENS_ABOUT_IMAGES = wire.BY_NAME["max_length"].multimodal_default
 
 _SAMPLING = "How the answer is chosen"
 _OUTPUT = "What is printed"
@@ -40,9 +41,6 @@ class QueryFlags:
     top_k: int | None = None
     top_p: float = 0.0
     temperature: float = 1.0
-    repetition_penalty: float | None = None
-    min_length: int | None = None
-    random_seed: int | None = None
     stop: list[str] | None = None
     processor_name: str | None = None
     max_batch_size: int | None = None
@@ -98,9 +96,6 @@ class QueryFlags:
             "top_k": top_k,
             "top_p": self.top_p,
             "temperature": self.temperature,
-            "repetition_penalty": self.repetition_penalty,
-            "min_length": self.min_length,
-            "random_seed": self.random_seed,
             "stop_words": self.stop or None,
             "echo": self.echo or None,
             "apply_chat_template": self.chat or None,
@@ -153,11 +148,6 @@ QUERY = FlagGroup(
             rich_help_panel=_SAMPLING,
         ),
         "temperature": Option("--temperature", "-t", help="0 is greedy.", rich_help_panel=_SAMPLING),
-        "repetition_penalty": Option("--repetition-penalty", help="1 is none.", rich_help_panel=_SAMPLING),
-        "random_seed": Option(
-            "--random-seed", "-rs", help="The same seed gives the same answer.", rich_help_panel=_SAMPLING
-        ),
-        "min_length": Option("--min-length", help="Least new tokens.", rich_help_panel=_SAMPLING),
         "stop": Option(
             "--stop", help="A text that ends the answer; may be given several times.", rich_help_panel=_SAMPLING
         ),
@@ -178,13 +168,61 @@ QUERY = FlagGroup(
 )
 
 
+_OWN_FLAGS = {
+    *("prompts", "images", "max_length", "top_k", "top_p", "temperature", "use_greedy", "stop_words", "echo"),
+    *("apply_chat_template", "compute_logprob", "n_top_logprobs", "max_batch_size"),
+}
+"""Inputs whose flags `QueryFlags` has, under other names or with a meaning of their own."""
+_SHORT_FLAGS = {"random_seed": ("-rs",)}
+_PARAMETERS = {tensor.name: tensor for tensor in wire.INPUTS if tensor.name not in _OWN_FLAGS}
+
+
+def _type(tensor: wire.Input) -> Any:
+    return (int if isinstance(tensor, wire.Integer) else float if isinstance(tensor, wire.Number) else str) | None
+
+
+PARAMETERS = FlagGroup(
+    make_dataclass("ParameterFlags", [(name, _type(tensor), None) for name, tensor in _PARAMETERS.items()]),
+    {
+        name: Option(
+            f"--{name.replace('_', '-')}",
+            *_SHORT_FLAGS.get(name, ()),
+            help=tensor.help,
+            metavar="JSON" if isinstance(tensor, wire.Json) else None,
+            rich_help_panel=_SAMPLING,
+        )
+        for name, tensor in _PARAMETERS.items()
+    },
+)
+"""A flag for each further input of the wire."""
+
+
+def parameters(flags: Any) -> dict[str, Any]:
+    """Return what the client takes of the flags in `PARAMETERS`.
+
+    Raises:
+        QueryError: a value is not JSON where it has to be.
+    """
+    return {name: _parse(tensor, getattr(flags, name)) for name, tensor in _PARAMETERS.items()}
+
+
+def _parse(tensor: wire.Input, value: Any) -> Any:
+    if value is None or not isinstance(tensor, wire.Json):
+        return value
+    try:
+        document = json.loads(value)
+    except ValueError as error:
+        raise QueryError(f"--{tensor.name.replace('_', '-')} is {value!r}, which is not JSON: {error}.") from None
+    return document
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to `trgen`."""
     app.command("query")(query)
 
 
-@takes(QUERY)
-def query(flags: QueryFlags) -> None:
+@takes(QUERY, PARAMETERS)
+def query(flags: QueryFlags, further: Any) -> None:
     """Send a prompt to a served model and print the answer.
 
     A refused request ends with exit code 2, a server that fails or does not answer in time with 1.
@@ -192,6 +230,7 @@ def query(flags: QueryFlags) -> None:
     from trition_repo_gen.clients import LLMClient, ServerFailedError
 
     text = flags.text()
+    values = flags.parameters() | parameters(further)
     for note in flags.without_effect():
         typer.echo(f"note: {note}", err=True)
     try:
@@ -199,9 +238,9 @@ def query(flags: QueryFlags) -> None:
             client.wait_ready(flags.init_timeout)
             prompt = [{"role": "user", "content": text}] if flags.chat else text
             if flags.stream:
-                completion = _print_stream(client.stream(prompt, **flags.parameters()), quiet=flags.json_)
+                completion = _print_stream(client.stream(prompt, **values), quiet=flags.json_)
             else:
-                (completion,) = client.infer([prompt], **flags.parameters())
+                (completion,) = client.infer([prompt], **values)
     except ServerFailedError as error:
         typer.echo(f"trgen: {error}", err=True)
         raise typer.Exit(1) from None

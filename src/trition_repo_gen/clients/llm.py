@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trition_repo_gen.errors import QueryError
+from trition_repo_gen.runtime.common import wire
 
 from . import images
 from .address import parse_url
@@ -21,21 +22,8 @@ Messages = Sequence[Mapping[str, Any]]
 """A conversation: `[{"role": "user", "content": "..."}]`."""
 Prompt = str | Messages
 
-_DTYPES: dict[str, type[np.generic]] = {
-    "max_length": np.int64,
-    "top_k": np.int64,
-    "top_p": np.float32,
-    "temperature": np.float32,
-    "random_seed": np.int64,
-    "repetition_penalty": np.float32,
-    "min_length": np.int64,
-    "use_greedy": np.bool_,
-    "echo": np.bool_,
-    "apply_chat_template": np.bool_,
-    "compute_logprob": np.bool_,
-    "n_top_logprobs": np.int64,
-}
-_MAX_INT = 2**63 - 1
+_DTYPES: dict[str, type[np.generic]] = {"BYTES": np.object_, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
+_PARAMETERS = {tensor.name: tensor for tensor in wire.INPUTS if tensor is not wire.PROMPTS and not tensor.ignored}
 
 
 @dataclass(frozen=True)
@@ -95,12 +83,9 @@ class LLMClient:
 
         Args:
             prompts: N texts; with `apply_chat_template` conversations, as lists of messages or as their JSON.
-            parameters: `max_length`, `min_length`, `top_k`, `top_p`, `temperature`, `random_seed`,
-                `repetition_penalty`, `use_greedy`, `echo`, `apply_chat_template`, `compute_logprob`, `n_top_logprobs`:
-                one value for all sequences, or a list of N. `stop_words`: a list of texts for all sequences, or N such
-                lists. `images`, of multimodal models: a list with each prompt's image, list of images, or None; a image
-                is a Pillow image, a path, a URL (fetched here), or the bytes of a file. None leaves the server's
-                default.
+            parameters: any input of `wire.INPUTS` by its name: one value for all sequences, or a list of N.
+                `images`, of multimodal models: a list with each prompt's image, list of images, or None; an image is a
+                Pillow image, a path, a URL (fetched here), or the bytes of a file. None leaves the server's default.
 
         Raises:
             QueryError: a parameter is unknown or unfit, or the server refused the request.
@@ -143,7 +128,7 @@ class LLMClient:
         Raises:
             as `infer`.
         """
-        twin = TritonModel(self._model.address, f"{self._model.name}_stream", self._timeout)
+        twin = TritonModel(self._model.address, f"{self._model.name}{wire.STREAM_SUFFIX}", self._timeout)
         text = ""
         with twin:
             for response in twin.stream(_inputs([prompt], parameters)):
@@ -200,42 +185,34 @@ def _inputs(prompts: Sequence[Prompt], parameters: Mapping[str, Any]) -> dict[st
 
 
 def _tensor(name: str, value: Any, sequences: int) -> NDArray[Any]:
-    if name == "images":
+    if name not in _PARAMETERS:
+        raise QueryError(f"There is no parameter {name!r}; there are {', '.join(_PARAMETERS)}.")
+    tensor = _PARAMETERS[name]
+    if tensor is wire.IMAGES:
         return images.tensor(value, sequences)
-    if name == "stop_words":
-        return column([json.dumps(words).encode() for words in _stop_words(value, sequences)], np.object_)
-    if name not in _DTYPES:
-        raise QueryError(f"There is no parameter {name!r}; there are {', '.join([*_DTYPES, 'stop_words', 'images'])}.")
+    try:
+        return column([tensor.pack(each) for each in _values(tensor, value, sequences)], _DTYPES[tensor.datatype])
+    except wire.BadRequestError as error:
+        raise QueryError(str(error)) from None
+
+
+def _values(tensor: wire.Input, value: Any, sequences: int) -> list[Any]:
+    """Return one value for each sequence, from one for all or a list of as many."""
+    if isinstance(tensor, wire.Json):
+        values = [value] * sequences if tensor.is_document(value) else value
+        valid = isinstance(values, list | tuple) and len(values) == sequences and all(map(tensor.is_document, values))
+        if not valid:
+            raise QueryError(
+                f"{tensor.name} is {value!r}; give {tensor.form}, or one such {tensor.form.split()[1]} per prompt "
+                f"({sequences})."
+            )
+        return list(values)
     values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * sequences
     if len(values) != sequences:
-        raise QueryError(f"{name} has {len(values)} values for {sequences} prompts; give one value, or one per prompt.")
-    for each in values:
-        _check_value(name, each)
-    return column(values, _DTYPES[name])
-
-
-def _check_value(name: str, value: Any) -> None:
-    """Refuse what numpy would silently turn into another value; what it means is the server's to judge."""
-    kind = np.dtype(_DTYPES[name]).kind
-    if kind == "b" and not isinstance(value, bool | np.bool_):
-        raise QueryError(f"{name} is {value!r}; it has to be True or False.")
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if kind == "i" and not (whole and -_MAX_INT <= int(value) <= _MAX_INT):
-        raise QueryError(f"{name} is {value!r}; it has to be a whole number of 64 bits.")
-    if kind == "f" and not (whole or isinstance(value, float | np.floating)):
-        raise QueryError(f"{name} is {value!r}; it has to be a number.")
-
-
-def _stop_words(value: Any, sequences: int) -> list[list[str]]:
-    lists = (
-        [value] * sequences if all(isinstance(word, str) for word in value) and not isinstance(value, str) else value
-    )
-    fits = not isinstance(lists, str) and len(lists) == sequences
-    if not fits or not all(
-        isinstance(words, list | tuple) and all(isinstance(w, str) for w in words) for words in lists
-    ):
-        raise QueryError(f"stop_words is {value!r}; give a list of texts, or one such list per prompt ({sequences}).")
-    return [list(words) for words in lists]
+        raise QueryError(
+            f"{tensor.name} has {len(values)} values for {sequences} prompts; give one value, or one per prompt."
+        )
+    return values
 
 
 def _encode_prompt(prompt: Prompt) -> bytes:

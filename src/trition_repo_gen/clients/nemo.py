@@ -57,6 +57,7 @@ class NemoQueryLLMPyTorch:
         stop_words: Sequence[str] | None = None,
         random_seed: int | None = None,
         inference_timeout: float = 600.0,
+        **parameters: Any,
     ) -> dict[str, Any]:
         """Continue prompts and wait for the answers.
 
@@ -82,6 +83,7 @@ class NemoQueryLLMPyTorch:
             stop_words: texts that end the answer.
             random_seed: the same seed gives the same answer.
             inference_timeout: seconds to wait for the answer.
+            parameters: further ones of `LLMClient.infer`.
 
         Returns:
             an OpenAI-shaped dictionary: `id`, `object` ("text_completion"), `created` (seconds), `model`, and
@@ -117,6 +119,7 @@ class NemoQueryLLMPyTorch:
                 n_top_logprobs=n_top_logprobs,
                 echo=echo,
                 apply_chat_template=apply_chat_template or None,
+                **parameters,
             )
         return _openai_shaped(self.model_name, outputs)
 

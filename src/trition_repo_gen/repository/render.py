@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import trition_repo_gen
 from trition_repo_gen.repository.deployment import Deployment, StreamingKind
+from trition_repo_gen.runtime.common import wire
 
 Files = dict[PurePosixPath, bytes]
 """Path below the model's folder → content."""
@@ -102,7 +103,11 @@ def _render(deployment: Deployment, kind: StreamingKind | None, parameters: dict
         "parameters": _grouped(
             {key: value for key, value in parameters.items() if multimodal or key not in MULTIMODAL_ONLY}
         ),
-        "multimodal": multimodal,
+        "inputs": _inputs(kind, multimodal=multimodal),
+        "outputs": [
+            (tensor.name, wire.config_type(tensor.datatype), tensor.dims)
+            for tensor in (wire.TRTLLM_OUTPUTS if kind == "trtllm" else wire.OUTPUTS)
+        ],
         "mark": f"{MARK} {trition_repo_gen.__version__}",
     }
 
@@ -115,6 +120,13 @@ def _render(deployment: Deployment, kind: StreamingKind | None, parameters: dict
         version / "model.py": fill("model.py.j2").encode(),
         **{version / "runtime" / path: content for path, content in runtime.items()},
     }
+
+
+def _inputs(kind: StreamingKind | None, *, multimodal: bool) -> list[tuple[str, str, int]]:
+    """Return (name, type, dims) of each input as config.pbtxt lists them; the first one is required."""
+    if kind == "trtllm":
+        return [(alias.name, wire.config_type(alias.datatype), dims) for alias, dims in wire.TRTLLM_INPUTS]
+    return [(tensor.name, wire.config_type(tensor.datatype), 1) for tensor in wire.inputs(multimodal=multimodal)]
 
 
 def _runtime_files() -> Files:

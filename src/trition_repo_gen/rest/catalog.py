@@ -6,10 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from trition_repo_gen.runtime.common.wire import STREAM_SUFFIX
+
 from .errors import ApiError, unknown_model
 from .triton import Triton
 
-_STREAM_SUFFIX = "_stream"
 _NEEDED = {"prompts", "sentences", "finish_reason", "prompt_tokens", "completion_tokens"}
 _FRESH_SECONDS = 5.0
 _LEAST_SECONDS = 0.5
@@ -101,7 +102,7 @@ class Catalog:
             raise
 
     def _model(self, config: Any, configs: Collection[str]) -> Model:
-        twin = f"{config.name}{_STREAM_SUFFIX}"
+        twin = f"{config.name}{STREAM_SUFFIX}"
         length = config.parameters["MAX_SEQUENCE_LENGTH"].string_value if config.parameters else ""
         return Model(
             name=config.name,

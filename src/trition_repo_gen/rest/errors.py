@@ -8,6 +8,8 @@ import grpc
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
+from trition_repo_gen.runtime.common.wire import BUSY_MARK
+
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
 _STATUSES = {
@@ -26,6 +28,8 @@ UNSUPPORTED = "unsupported"
 """The type of a validation error whose context has the name of the field to blame."""
 TIMEOUT = "timeout"
 """The code of an error that says only that an answer took too long."""
+BUSY = "server_busy"
+"""The code of a refusal for want of room in the queue: the model is alive."""
 _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 # The rest of a body that is too large is not read.
 _HEADERS = {413: {"Connection": "close"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
@@ -67,6 +71,8 @@ def from_triton(code: grpc.StatusCode | None, message: str | None) -> ApiError:
     status = 500 if code is None else _STATUSES.get(code, 500)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ApiError(status, "Triton did not answer in time; try again later.", code=TIMEOUT)
+    if text.endswith(BUSY_MARK):
+        return ApiError(503, text.removesuffix(BUSY_MARK).rstrip(), code=BUSY)
     if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in text.lower():
         text = "Triton does not answer; try again later."
     return ApiError(status, text or "Triton failed and did not say why.")

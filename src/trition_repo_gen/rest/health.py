@@ -8,15 +8,13 @@ import time
 from contextlib import aclosing
 
 from .catalog import Catalog, Model
-from .errors import TIMEOUT, ApiError
+from .errors import BUSY, TIMEOUT, ApiError
 from .triton import SequenceInputs, Triton
 
 _FRESH_SECONDS = 2.0
 """However many ask, models are asked no more often."""
 _ANSWER_SECONDS = 5.0
 _ONE_TOKEN: SequenceInputs = {"prompts": "a", "max_length": 1}
-_FULL = "The server is full"
-"""How a model's refusal begins that has no place and no room in its queue: it is busy, not dead."""
 
 
 class Health:
@@ -59,6 +57,6 @@ class Health:
                         pass
         except ApiError as error:
             # Mistakes of ours are fine: a model of another kind answers that it does not know such a request.
-            if error.status_code >= 500 and not (error.code == TIMEOUT or str(error.detail).startswith(_FULL)):
+            if error.status_code >= 500 and error.code not in (TIMEOUT, BUSY):
                 return str(error.detail)
         return "ok"

@@ -1,16 +1,19 @@
 """The bodies of OpenAI's requests, each value checked once.
 
 https://platform.openai.com/docs/api-reference: what changes an answer and cannot be done here is refused, what does not
-is ignored, and a name that OpenAI does not know is a mistake. `top_k`, `repetition_penalty`, `min_tokens` and
-`ignore_eos` are vLLM's.
+is ignored, and a name that OpenAI does not know is a mistake. `top_k`, `min_tokens`, `ignore_eos` and what `AS_IS` adds
+are vLLM's.
 
 Of a body's many mistakes only the first are looked for: each takes far more memory than the text that it is about.
 """
 
+import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
+
+from trition_repo_gen.runtime.common import wire
 
 from .errors import UNSUPPORTED
 
@@ -48,7 +51,22 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Request(BaseModel):
+def _annotation(tensor: wire.Input) -> Any:
+    """Return a parameter's type in a body, with the bounds that the wire has for it."""
+    if isinstance(tensor, wire.Integer):
+        return Annotated[int, Field(ge=tensor.least, le=tensor.most)] | None
+    if isinstance(tensor, wire.Number):
+        bounds: dict[str, Any] = {"ge": tensor.least, "gt": tensor.above, "le": tensor.most}
+        return Annotated[float, Field(**{name: b for name, b in bounds.items() if math.isfinite(b)})] | None
+    return _Json
+
+
+AS_IS = tuple(tensor for tensor in wire.INPUTS if tensor.rest and not tensor.translated)
+"""Parameters that mean the same in REST and on the wire: a body's fields are made from the wire's table."""
+_AsIs = create_model("_AsIs", **{tensor.rest: (_annotation(tensor), None) for tensor in AS_IS})  # type: ignore[call-overload]
+
+
+class _Request(_AsIs):  # type: ignore[misc, valid-type]
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -59,7 +77,6 @@ class _Request(BaseModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_tokens: _Count | None = None
     top_k: Annotated[int, Field(ge=-1, le=_MAX_INT)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] | None = None
     ignore_eos: bool | None = None
 

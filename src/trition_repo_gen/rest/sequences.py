@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
+
+from trition_repo_gen.runtime.common import wire
 
 from .catalog import Model
 from .errors import ApiError
-from .requests import ChatRequest, CompletionRequest, ImagePart, Message, TextPart
+from .requests import AS_IS, ChatRequest, CompletionRequest, ImagePart, Message, TextPart
 from .triton import SequenceInputs, Value
 
 _MAX_SEQUENCES = 128
@@ -63,8 +65,9 @@ def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None) 
         values["top_p"] = top_p
     if max_length is not None:
         values["max_length"] = max_length
-    if request.repetition_penalty is not None:
-        values["repetition_penalty"] = request.repetition_penalty
+    for tensor in AS_IS:
+        if (value := getattr(request, tensor.rest)) is not None:
+            values[tensor.name] = _packed(tensor, value)
     if request.ignore_eos and max_length is not None:
         values["min_length"] = max_length
     elif request.min_tokens:
@@ -72,6 +75,16 @@ def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None) 
     if request.stop_words:
         values["stop_words"] = json.dumps(request.stop_words, ensure_ascii=False)
     return values
+
+
+def _packed(tensor: wire.Input, value: Any) -> Value:
+    if not isinstance(tensor, wire.Json):
+        return cast(Value, value)
+    try:
+        tensor.check(value)
+    except wire.BadRequestError as error:
+        raise ApiError(400, str(error), param=tensor.rest) from None
+    return tensor.pack(value).decode()
 
 
 def _log_probs(model: Model, count: int) -> dict[str, Value]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import msgpack
 
+from .wire import default
+
 FRONTEND_VARIABLE = "TRGEN_FRONTEND"
 """Environment variable with the stub's ZeroMQ endpoint."""
 SETTINGS_VARIABLE = "TRGEN_SETTINGS"
@@ -25,7 +27,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceRequest:
-    """One prompt and how to continue it; every value holds for this sequence alone.
+    """One prompt and how to continue it; every value holds for this sequence alone. `wire.INPUTS` describes each.
 
     `prompt` is text, or a JSON list of chat messages when `chat` is set. `max_length` counts new tokens. `top_k` 0
     and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number. No token
@@ -35,17 +37,17 @@ class SequenceRequest:
 
     prompt: str
     chat: bool = False
-    max_length: int = 256
-    temperature: float = 1.0
-    top_k: int = 1
-    top_p: float = 0.0
+    max_length: int = default("max_length")
+    temperature: float = default("temperature")
+    top_k: int = default("top_k")
+    top_p: float = default("top_p")
     seed: int = 0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = default("repetition_penalty")
     log_probs: bool = False
-    top_logprobs: int = 0
+    top_logprobs: int = default("n_top_logprobs")
     echo: bool = False
     stop_words: list[str] = field(default_factory=list)
-    min_length: int = 0
+    min_length: int = default("min_length")
     stream: bool = False
     images: list[bytes | str] = field(default_factory=list)
 

@@ -5,6 +5,8 @@ import threading
 import time
 from typing import Protocol
 
+from ..common.wire import BUSY_MARK
+
 
 class Request(Protocol):
     """What wants to go in."""
@@ -81,7 +83,10 @@ class Admission:
                     self._changed.notify()
                     return
         if full:
-            self._reject(request, f"The server is full and {self._max_waiting} requests wait already; try again later.")
+            self._reject(
+                request,
+                f"The server is full and {self._max_waiting} requests wait already; try again later. {BUSY_MARK}",
+            )
         else:
             request.start()
 
@@ -141,5 +146,8 @@ class Admission:
                     self._waiting.remove(request)
                 self._observer.waiting(len(self._waiting))
             for request in late:
-                self._reject(request, "The server was full for as long as the request could wait; try again later.")
+                self._reject(
+                    request,
+                    f"The server was full for as long as the request could wait; try again later. {BUSY_MARK}",
+                )
             self.leave(0)  # those behind them may fit

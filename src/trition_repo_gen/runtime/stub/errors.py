@@ -1,18 +1,15 @@
-"""What a client can do wrong."""
+"""How a request that cannot be read is answered."""
 
 import traceback
 
 from ..common.protocol import ErrorKind
-
-
-class BadRequestError(ValueError):
-    """The client's mistake; the text is one sentence."""
+from ..common.wire import BadRequestError
 
 
 def why_rejected(error: Exception) -> tuple[ErrorKind, str]:
-    """Return how to refuse a request that raised `error` while it was read.
+    """Return the error code and the sentence for a request that raised `error` while it was read.
 
-    For whoever reads requests to catch everything: raising would fail the whole batch, of which others are under way.
+    Callers catch everything: an exception out of `execute` would fail the whole batch, of which others may be running.
     """
     if isinstance(error, BadRequestError):
         return "INVALID_ARG", str(error)

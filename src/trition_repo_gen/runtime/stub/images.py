@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from ..common import image_urls
 from ..common.settings import Settings, StreamSettings
-from .errors import BadRequestError
+from ..common.wire import BadRequestError
 from .image_header import UnknownImageError, pixels
 
 # RFC 2397, of which only base64 is taken. Export-Deploy's client writes `data:image;base64,`.

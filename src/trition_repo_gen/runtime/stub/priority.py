@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..common.settings import Settings
-from .errors import BadRequestError
-
-PARAMETER = "queue_priority"
-"""A request's parameter. Triton keeps its own `priority` from Python models."""
+from ..common.wire import PRIORITY_PARAMETER, BadRequestError
 
 
 def asked_priority(request: Any) -> Any:
     """Return what a request asks for, unchecked; None where it asks for nothing."""
-    return json.loads(request.parameters() or "{}").get(PARAMETER)
+    return json.loads(request.parameters() or "{}").get(PRIORITY_PARAMETER)
 
 
 @dataclass(frozen=True)
@@ -37,5 +34,7 @@ class Priorities:
         if asked is None:
             return self.default
         if not isinstance(asked, int) or isinstance(asked, bool) or not 1 <= asked <= self.levels:
-            raise BadRequestError(f"{PARAMETER} is {asked!r}; it has to be a whole number from 1 to {self.levels}.")
+            raise BadRequestError(
+                f"{PRIORITY_PARAMETER} is {asked!r}; it has to be a whole number from 1 to {self.levels}."
+            )
         return asked

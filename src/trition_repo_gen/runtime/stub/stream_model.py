@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..common.protocol import Done, Refused, SequenceRequest
 from ..common.settings import SettingsError, StreamSettings
-from .errors import BadRequestError, why_rejected
+from ..common.wire import BadRequestError
+from .errors import why_rejected
 from .images import ImageLimits
 from .open_request import OpenRequest
 from .priority import asked_priority
@@ -32,7 +33,7 @@ Outputs = Iterable[tuple[str, NDArray[Any]]]
 class DecoupledModel(ABC):
     """Hands sequences to another model's ranks and sends what comes of them, in the tensors of who inherits."""
 
-    inputs: tuple[str, ...]
+    inputs: frozenset[str]
     """Names of the tensors that a request may have."""
     text_output: str
     """Name of the tensor with new text."""

@@ -10,8 +10,8 @@ import zmq
 
 from ..common.protocol import Cancel, Deltas, Done, Refused, decode, encode
 from ..common.sockets import new_socket
+from ..common.wire import BadRequestError
 from .admission import Admission
-from .errors import BadRequestError
 from .open_request import EndsOnce
 from .priority import Priorities
 from .ranks import Outcome, Ranks

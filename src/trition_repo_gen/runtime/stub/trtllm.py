@@ -11,33 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..common import wire
 from ..common.protocol import Done, SequenceRequest
-from .errors import BadRequestError
+from ..common.wire import BadRequestError
 from .responses import text_array
 
-_RENAMED = {
-    "text_input": "prompts",
-    "max_tokens": "max_length",
-    "min_tokens": "min_length",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "temperature": "temperature",
-    "seed": "random_seed",
-    "repetition_penalty": "repetition_penalty",
-    "return_log_probs": "compute_logprob",
-}
-_ONLY = {"beam_width": 1, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""Inputs that can have no other value here."""
+_RENAMED = {tensor.trtllm.name: tensor.name for tensor in wire.INPUTS if tensor.trtllm is not None}
 
-INPUTS = (
-    *_RENAMED,
-    *_ONLY,
-    "stop_words",
-    "stream",
-    "exclude_input_in_output",
-    "return_num_input_tokens",
-    "return_num_output_tokens",
-)
+INPUTS = frozenset(alias.name for alias, _ in wire.TRTLLM_INPUTS)
 """Names of the inputs, each of shape (1, 1), `stop_words` of (1, any). The token counts come in any case."""
 
 
@@ -50,9 +31,9 @@ def native_inputs(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]
     Raises:
         BadRequestError: it asks for something that there is not.
     """
-    for name, only in _ONLY.items():
-        if name in tensors and np.any(tensors[name] != only):
-            raise BadRequestError(f"{name} is {tensors[name].ravel()[0]}; this model can do {only} only.")
+    for alias, only in wire.TRTLLM_ONLY.items():
+        if alias.name in tensors and np.any(tensors[alias.name] != only):
+            raise BadRequestError(f"{alias.name} is {tensors[alias.name].ravel()[0]}; this model can do {only} only.")
     native = {_RENAMED[name]: tensor for name, tensor in tensors.items() if name in _RENAMED}
     if "top_k" not in native and {"top_p", "temperature"} & native.keys():
         native["top_k"] = np.array([[1 if np.any(native.get("top_p", 1.0) == 0.0) else 0]])

@@ -114,7 +114,7 @@ def test_more_than_may_wait_are_turned_away_at_once(
 ) -> None:
     for name in "abcde":
         two_places.enter(request_(name))
-    assert drain(events)[2:] == ["e away: The server is full and 2 requests wait already; try again later."]
+    assert drain(events)[2:] == ["e away: The server is full and 2 requests wait already; try again later. [busy]"]
 
 
 def test_a_request_waits_no_longer_than_it_wants_to(

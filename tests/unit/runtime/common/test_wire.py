@@ -1,0 +1,95 @@
+"""The table of tensors, and that whatever names a tensor reads it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trition_repo_gen
+from trition_repo_gen.clients import llm
+from trition_repo_gen.rest import requests as rest
+from trition_repo_gen.runtime.common import wire
+from trition_repo_gen.runtime.common.protocol import SequenceRequest
+
+SOURCE = Path(trition_repo_gen.__file__).parent
+
+
+def test_names_are_unique() -> None:
+    for names in (
+        [tensor.name for tensor in (*wire.INPUTS, *wire.OUTPUTS)],
+        [tensor.rest for tensor in wire.INPUTS if tensor.rest],
+        [alias.name for alias, _ in wire.TRTLLM_INPUTS],
+        [tensor.attribute for tensor in wire.INPUTS],
+    ):
+        assert len(names) == len(set(names))
+
+
+def test_every_input_sets_a_field_of_a_sequence_or_is_accepted_only() -> None:
+    fields = {field.name for field in dataclasses.fields(SequenceRequest)}
+    own = {tensor.attribute for tensor in wire.INPUTS if not tensor.ignored} - {"use_greedy"}
+    assert own <= fields
+    assert fields - own == {"stream"}
+
+
+def test_a_default_is_one_that_the_tensor_accepts_and_the_sequence_has() -> None:
+    sequence = SequenceRequest(prompt="a")
+    for tensor in wire.INPUTS:
+        if tensor.default is not None and tensor.name != "use_greedy":
+            assert tensor.read(tensor.default) == tensor.default == getattr(sequence, tensor.attribute)
+
+
+def test_clients_know_every_input() -> None:
+    assert set(llm._PARAMETERS) == wire.names(wire.INPUTS) - {"prompts", "max_batch_size"}
+
+
+def test_rest_has_a_field_for_every_parameter_that_it_does_not_translate() -> None:
+    for body in (rest.CompletionRequest, rest.ChatRequest):
+        assert {tensor.rest for tensor in rest.AS_IS} <= body.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("top_k", -1, "top_k is -1; it has to be 0 or more, and at most 2147483647."),
+        ("max_length", 0, "max_length is 0; it has to be 1 or more, and at most 2147483647."),
+        ("top_p", 1.5, "top_p is 1.5; it has to be between 0 and 1."),
+        ("temperature", float("nan"), "temperature is nan; it has to be 0 or more."),
+        ("repetition_penalty", 0.0, "repetition_penalty is 0.0; it has to be above 0."),
+        (
+            "stop_words",
+            b'["a", ""]',
+            'stop_words has to be a JSON list of texts such as ["\\n", "END"], none of them empty.',
+        ),
+        ("prompts", b"\xff", "prompts has a text that is not UTF-8 (byte 0)."),
+    ],
+)
+def test_a_bad_value_is_one_sentence(name: str, value: Any, sentence: str) -> None:
+    with pytest.raises(wire.BadRequestError) as refused:
+        wire.BY_NAME[name].read(value)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("top_k", True), ("top_k", 1.0), ("top_k", "1"), ("temperature", True), ("temperature", "1"), ("echo", 1)],
+)
+def test_a_client_packs_no_value_that_the_tensor_would_change(name: str, value: Any) -> None:
+    with pytest.raises(wire.BadRequestError, match=f"{name} is "):
+        wire.BY_NAME[name].pack(value)
+
+
+def test_numpy_values_are_packed() -> None:
+    assert wire.BY_NAME["top_k"].pack(np.int32(3)) == 3
+    assert wire.BY_NAME["temperature"].pack(np.float32(0.5)) == 0.5
+    assert wire.BY_NAME["echo"].pack(np.bool_(True))
+
+
+def test_only_the_table_spells_the_names_of_suffixes() -> None:
+    """A name that stands twice drifts apart."""
+    for path in SOURCE.rglob("*.py"):
+        if path.name != "wire.py":
+            text = path.read_text(encoding="utf-8")
+            assert f'"{wire.STREAM_SUFFIX}"' not in text, path
+            assert f'"{wire.BUSY_MARK}"' not in text, path
