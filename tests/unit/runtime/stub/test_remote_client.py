@@ -254,13 +254,16 @@ class Next:
         pass
 
 
+def sequence_of(seen: Recorder, admission: Admission) -> RemoteSequence:
+    submit = Submit(1, SequenceRequest(prompt="a"))
+    return RemoteSequence(seen, b"client", submit, admission, seen, 1, queue_timeout=60)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("ends", [("settle", "cancel"), ("cancel", "settle"), ("cancel", "cancel")])
 def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], admission: Admission) -> None:
     """A remote client's cancellation may arrive after the answer was sent and before the client received it."""
     seen = Recorder()
-    sequence = RemoteSequence(
-        seen, b"guest", Submit(1, SequenceRequest(prompt="a")), admission, seen, 1, queue_timeout=60
-    )  # type: ignore[arg-type]
+    sequence = sequence_of(seen, admission)
     admission.enter(sequence)
     for _ in range(2):
         admission.enter(Next(seen.notes))
@@ -278,9 +281,7 @@ def test_a_row_that_ends_twice_gives_its_place_back_once(ends: tuple[str, ...], 
 def test_a_row_that_is_cancelled_while_it_waits_never_starts(admission: Admission) -> None:
     seen = Recorder()
     admission.enter(Next(seen.notes))
-    sequence = RemoteSequence(
-        seen, b"guest", Submit(1, SequenceRequest(prompt="a")), admission, seen, 1, queue_timeout=60
-    )  # type: ignore[arg-type]
+    sequence = sequence_of(seen, admission)
     admission.enter(sequence)
 
     sequence.cancel()
