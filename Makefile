@@ -9,6 +9,7 @@ UV := .uv/bin/uv
 BASE := .venv
 MEGATRON := .envs/megatron
 NEMO := .envs/nemo
+DOCS := .envs/docs
 
 PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -21,7 +22,7 @@ export UV_PYTHON_DOWNLOADS := never
 export TRGEN_RANK_PYTHON ?= $(CURDIR)/$(MEGATRON)/bin/python
 export TRGEN_NEMO_PYTHON ?= $(CURDIR)/$(NEMO)/bin/python
 
-.PHONY: help demo demo-multimodal test check bench bench-gpu environments lock clean
+.PHONY: help demo demo-multimodal test check docs reference bench bench-gpu environments lock clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,14 +37,23 @@ demo: $(BASE)/.ready $(MEGATRON)/.ready
 demo-multimodal: $(BASE)/.ready $(NEMO)/.ready
 	$(BASE)/bin/python examples/demo_multimodal.py
 
-# make check  only the linters and the type checker
+# make check  only the linters, the type checker and the rules of imports
 check: $(BASE)/.ready
 	$(BASE)/bin/ruff check .
 	$(BASE)/bin/ruff format --check .
 	$(BASE)/bin/mypy
+	$(BASE)/bin/lint-imports
+
+# make docs   build the documentation as a site in build/docs; broken links are errors
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs -q build --strict
+
+# make reference  write docs/reference/ from the code
+reference: $(BASE)/.ready
+	$(BASE)/bin/python scripts/make_reference.py
 
 # What ranks run is tested in their environments; all three runs use the same checkpoints of tiny models.
-test: check environments
+test: check docs environments
 	scripts/install-chromium
 	export TRGEN_TEST_FOLDER=$$(mktemp -d); trap 'rm -rf "$$TRGEN_TEST_FOLDER"' EXIT; \
 	$(MEGATRON)/bin/python -m pytest tests/rank $(PYTEST) --disable-warnings; \
@@ -63,7 +73,7 @@ bench-gpu: $(BASE)/.ready
 
 # make lock   resolve the environments anew
 lock: $(UV)
-	for lock in base serve build; do \
+	for lock in base serve build docs; do \
 	    $(UV) pip compile -q --python-version 3.12 --generate-hashes --no-annotate --no-header \
 	        locks/$$lock.in -o locks/$$lock.txt; \
 	done
@@ -94,4 +104,8 @@ $(MEGATRON)/.ready: locks/megatron.txt | $(UV)
 
 $(NEMO)/.ready: locks/nemo.txt | $(UV)
 	scripts/install-environment $(UV) $(PYTHON) locks/nemo.txt $(NEMO)
+	touch $@
+
+$(DOCS)/.ready: locks/docs.txt | $(UV)
+	scripts/install-environment $(UV) $(PYTHON) locks/docs.txt $(DOCS)
 	touch $@

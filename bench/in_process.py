@@ -153,7 +153,7 @@ def load(version_folder: Path) -> Loaded:
         from runtime.rank import cpu
 
         cpu.install()
-    from runtime.rank.loaders import megatron_bridge
+    from runtime.rank.loaders import bridge_text
 
     if on_cpu:
         cpu.after_import()
@@ -164,7 +164,7 @@ def load(version_folder: Path) -> Loaded:
         torch.cuda.set_device(0)
     dist.init_process_group("gloo" if on_cpu else "nccl", store=dist.HashStore(), rank=0, world_size=1)
     settings = Settings.from_parameters(json.loads(os.environ["TRGEN_SETTINGS"]))
-    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=lambda text: None)
+    loaded = bridge_text.load(settings, on_cpu=on_cpu, progress=lambda text: None)
     return Loaded(loaded, TextCodec(loaded.tokenizer), settings)
 
 

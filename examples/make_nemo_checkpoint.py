@@ -37,9 +37,9 @@ def load_libraries() -> None:
     from runtime.rank import cpu
 
     cpu.install_facade()
-    from runtime.rank.loaders import nemo2
+    from runtime.rank.loaders import upstream
 
-    nemo2.without_tensorstore()
+    upstream.without_tensorstore()
     from nemo.collections import vlm  # noqa: F401
 
 

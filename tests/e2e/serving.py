@@ -22,26 +22,12 @@ import tritonclient.http
 
 from tests.commands import run as run
 from tests.models.prepared import PROMPTS as PROMPTS
+from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.server import Server, free_ports, running_server
 
 READY_SECONDS = 300.0
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
-INPUTS = {
-    "max_length": "INT64",
-    "top_k": "INT64",
-    "top_p": "FP32",
-    "temperature": "FP32",
-    "random_seed": "INT64",
-    "compute_logprob": "BOOL",
-    "apply_chat_template": "BOOL",
-    "n_top_logprobs": "INT64",
-    "echo": "BOOL",
-    "use_greedy": "BOOL",
-    "repetition_penalty": "FP32",
-    "min_length": "INT64",
-    "stop_words": "BYTES",
-    "images": "BYTES",
-}
+INPUTS = {tensor.name: tensor.datatype for tensor in wire.INPUTS}
 
 
 @dataclass

@@ -4,7 +4,9 @@ import json
 import math
 import random
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from tests.e2e.resting import rest_service
 from tests.e2e.serving import PROMPTS, Serving, assert_same_answers, seeded_answers, wait_for
+from trition_repo_gen.clients import Completion, LLMClient
 
 BANANA, CAPITAL = PROMPTS[:2]
 LONG = "Count from one to twenty."
@@ -223,3 +227,66 @@ def test_nonsense_disturbs_nobody_else(llama: Serving) -> None:
 def test_one_bad_sequence_is_named(llama: Serving) -> None:
     with pytest.raises(InferenceServerException, match=r"Sequence 1: The prompt has 1200 tokens"):
         llama.ask([BANANA, "abc " * 300])
+
+
+def token_id(tiny_llama: Path, text: str) -> int:
+    """Return the id of a character's token."""
+    vocabulary = json.loads((tiny_llama / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    return int(vocabulary[text])
+
+
+def test_a_biased_token_is_preferred_and_a_banned_one_avoided(llama: Serving, tiny_llama: Path) -> None:
+    x, y = token_id(tiny_llama, "x"), token_id(tiny_llama, "Y")
+    replies = llama.ask(
+        [BANANA] * 3, max_length=8, logit_bias=["{}", json.dumps({str(x): 100}), json.dumps({str(y): -100})]
+    )
+    assert replies.sentences[0] == " Yellow."
+    assert replies.sentences[1] == "x" * 8
+    assert "Y" not in replies.sentences[2]
+
+
+def test_a_stop_token_ends_only_its_own_sequence(llama: Serving, tiny_llama: Path) -> None:
+    stop = json.dumps([token_id(tiny_llama, "w")])
+    replies = llama.ask([BANANA] * 2, max_length=12, stop_token_ids=[stop, "[]"])
+    assert replies.sentences == [" Yellow", " Yellow."]
+    assert replies.finish_reason == ["stop", "stop"]
+    assert replies.completion_tokens[0] == len(" Yellow")
+    # Masked like the model's own end until there are so many tokens.
+    assert "w" not in llama.ask(BANANA, max_length=12, min_length=12, stop_token_ids=stop).sentences[0]
+
+
+def test_penalties_hold_for_their_sequence_alone(llama: Serving) -> None:
+    parameters: dict[str, Any] = {"presence_penalty": [2.0, 0.0, 0.0], "frequency_penalty": [0.0, 2.0, 0.0]}
+    common: dict[str, Any] = {"max_length": 60, "min_length": 60, "top_k": 0, "temperature": 1.5, "random_seed": 3}
+    together = llama.ask([LONG] * 3, **common, **parameters)
+    apart = [llama.ask(LONG, **common, **{name: values[i] for name, values in parameters.items()}) for i in range(3)]
+    assert together.sentences == [reply.sentences[0] for reply in apart]
+    assert len(set(together.sentences)) == 3
+
+
+def test_min_p_of_one_is_greedy(llama: Serving) -> None:
+    sampled: dict[str, Any] = {"max_length": 32, "top_k": 0, "temperature": 5.0, "random_seed": 7}
+    assert llama.ask(BANANA, **sampled).sentences != [" Yellow."]
+    assert llama.ask(BANANA, min_p=1.0, **sampled).sentences == [" Yellow."]
+
+
+def test_tokens_that_the_model_lacks_are_refused(llama: Serving) -> None:
+    parameters: dict[str, Any] = {"logit_bias": '{"70000": 1}', "stop_token_ids": "[70000]"}
+    for name, value in parameters.items():
+        with pytest.raises(InferenceServerException, match=f"{name} has the token 70000; the vocabulary has"):
+            llama.ask(BANANA, **{name: value})
+
+
+def test_the_further_parameters_over_rest_and_streams(llama: Serving, tiny_llama: Path) -> None:
+    x, w = token_id(tiny_llama, "x"), token_id(tiny_llama, "w")
+    with LLMClient(llama.http, llama.model) as client:
+        *pieces, whole = client.stream(BANANA, max_length=8, stop_token_ids=[w])
+    assert isinstance(whole, Completion)
+    assert ("".join(map(str, pieces)), whole.text, whole.finish_reason) == (" Yellow", " Yellow", "stop")
+    with rest_service(llama.server.grpc_url) as rest:
+        body = {"model": llama.model, "prompt": BANANA, "max_tokens": 8, "temperature": 0, "logit_bias": {str(x): 100}}
+        request = urllib.request.Request(
+            f"{rest}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as response:
+            assert json.load(response)["choices"][0]["text"] == "x" * 8

@@ -89,6 +89,25 @@ def test_a_stop_word_ends_a_stream_before_it_and_no_other(serving: Serving) -> N
     assert ended[-1] is other  # nothing runs on behind a stop word
 
 
+FURTHER: tuple[dict[str, Any], ...] = (
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": 0.7, "repetition_penalty": 1.1},
+    {"logit_bias": {"32": -5.0, "46": 3.0}},
+    {"stop_token_ids": [101, 46]},
+    {"min_p": 0.2, "random_seed": 5, **SEEDED},
+    {"min_p": 0.05, "presence_penalty": 0.5, "logit_bias": {"97": 2}, "random_seed": 6, **SEEDED},
+)
+
+
+def test_sampling_parameters_mean_the_same_on_every_layout(serving: Serving, llama: Serving) -> None:
+    if serving.model != llama.model:
+        pytest.skip("one rank serves the trained model only")
+    requests = [(PROMPTS[number], {"max_length": 40, **each}) for number, each in enumerate(FURTHER)]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        mixed = list(pool.map(lambda each: plain(serving, each[0], **each[1]), requests))
+    assert mixed == [plain(llama, prompt, **parameters) for prompt, parameters in requests]
+
+
 def word_of(text: str) -> str:
     """Return two whole characters that a text says after its first third."""
     pairs = (text[at : at + 2] for at in range(len(text) // 3, len(text) - 1))

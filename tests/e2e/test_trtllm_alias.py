@@ -98,5 +98,5 @@ def test_a_request_that_says_nothing_of_sampling_is_greedy_and_a_seed_counts(lla
 
 
 def test_a_penalty_that_there_is_not_is_refused(llama: Serving) -> None:
-    with pytest.raises(InferenceServerException, match=r"presence_penalty is 0.5; this model can do 0.0 only"):
-        ask(llama, "a", **FRONTEND | {"presence_penalty": 0.5})
+    with pytest.raises(InferenceServerException, match=r"beam_width is 2; this model can do 1 only"):
+        ask(llama, "a", **FRONTEND | {"beam_width": 2})

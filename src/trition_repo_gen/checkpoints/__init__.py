@@ -1,9 +1,21 @@
-"""What a checkpoint on disk says, read without torch and without loading a weight."""
+"""Read what a checkpoint on disk says, without torch and without loading a weight."""
 
 from trition_repo_gen.checkpoints import processors
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
+from trition_repo_gen.checkpoints.checkpoint_kind import CheckpointKind, RanksEnvironment
+from trition_repo_gen.checkpoints.kinds import KINDS, read, recognise
 from trition_repo_gen.checkpoints.layout import Layout, check, sequence_length, split_layers
-from trition_repo_gen.checkpoints.megatron_bridge import read
-from trition_repo_gen.checkpoints.nemo2 import read as read_nemo2
 
-__all__ = ["Checkpoint", "Layout", "check", "processors", "read", "read_nemo2", "sequence_length", "split_layers"]
+__all__ = [
+    "KINDS",
+    "Checkpoint",
+    "CheckpointKind",
+    "Layout",
+    "RanksEnvironment",
+    "check",
+    "processors",
+    "read",
+    "recognise",
+    "sequence_length",
+    "split_layers",
+]

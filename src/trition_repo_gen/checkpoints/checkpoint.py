@@ -1,47 +1,48 @@
-"""The type that a checkpoint becomes once it has been read."""
+"""The type of a checkpoint that was read."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trition_repo_gen.checkpoints.index import Shapes
-from trition_repo_gen.runtime.common.settings import CheckpointKind, Dtype
+from trition_repo_gen.runtime.common.checkpoint_kinds import CheckpointKindName
+from trition_repo_gen.runtime.common.settings import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A whole checkpoint. Sizes are those of the (language) model, not of one rank's share."""
+    """A complete checkpoint. Sizes are those of the whole language model, not of one rank's shard."""
 
-    kind: CheckpointKind
+    kind: CheckpointKindName
     root: Path
-    """The folder with the tracker file; the iteration folder itself where that stands alone."""
+    """The folder with the tracker file; the iteration's folder where there is no tracker."""
     iteration: Path
-    """What the ranks load, absolute; symbolic links are kept: the iteration's folder, of NeMo 2.0 the root."""
+    """The folder that the ranks load: the iteration's, for NeMo 2.0 the root. Absolute; symbolic links are kept."""
     family: str
-    """What the model calls itself, for people: `llama`, `qwen3_moe`, `gemma2`, `gpt` …"""
+    """The family's name for people: `llama`, `qwen3_moe`, `gemma2`, `gpt` …"""
     dtype: Dtype
-    """In which the weights are stored."""
+    """Of the stored weights."""
     weights_bytes: int
-    """All that the shards hold."""
+    """Size of all shards."""
     shapes: Shapes = field(default_factory=dict)
-    """Of the weights; empty where the index does not say."""
+    """Of the weights; empty where the index cannot be read."""
 
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
     num_attention_heads: int
     num_query_groups: int
-    """Equal to `num_attention_heads` where the model has no groups."""
+    """Equal to `num_attention_heads` without grouped-query attention."""
     kv_channels: int
     """Size of one attention head."""
     multi_latent_attention: bool
     kv_latent_size: int = 0
-    """Channels that multi-latent attention caches a token and layer; 0 without."""
+    """Channels that multi-latent attention caches per token and layer; 0 without it."""
     vocab_size: int | None
-    """Rows of the stored embedding before padding; None where only the tokenizer knows."""
+    """Tokens of the vocabulary before padding; None where only the tokenizer has the number."""
     pads_vocab: bool
-    """Whether Megatron pads the embedding until the tensor-parallel ranks can share it."""
+    """Whether Megatron pads the embedding so that the tensor-parallel ranks can shard it."""
     make_vocab_size_divisible_by: int = 128
-    """Times the tensor parallel size: what the padded embedding's rows are a multiple of."""
+    """The padded vocabulary is a multiple of this times the tensor parallel size."""
     max_sequence_length: int
 
     num_moe_experts: int = 0
@@ -49,21 +50,21 @@ class Checkpoint:
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_size: int = 0
     moe_router_topk: int = 0
-    """Experts that a token goes through."""
+    """Experts per token."""
     has_dense_layers: bool = True
-    """Whether any layer has a feed-forward network without experts."""
+    """Whether any layer has a dense feed-forward network."""
 
     multimodal: bool = False
     num_vision_attention_heads: int = 0
-    """0 where the ranks do not share the vision tower's layers."""
+    """0 where tensor-parallel ranks do not shard the vision tower."""
     vision_ffn_hidden_size: int = 0
     processor: str = ""
-    """A folder or a hub's name; empty where the checkpoint holds it, or the user names one."""
+    """Folder or hub name of the processor; empty where the checkpoint holds one, or the user names one."""
 
     tokenizer: str
-    """A folder, or the name of a tokenizer on a hub."""
+    """Folder or hub name of the tokenizer."""
     tokenizer_type: str
-    """Megatron's name of the kind, such as `HuggingFaceTokenizer`."""
+    """Megatron's name for its type, such as `HuggingFaceTokenizer`."""
 
     @property
     def is_moe(self) -> bool:

@@ -1,4 +1,4 @@
-"""The index of a distributed checkpoint, `.metadata`: names and shapes of its weights, read without torch.
+"""Read names and shapes of weights from the index of a distributed checkpoint, `.metadata`, without torch.
 
 The index is a pickle (torch 2.11, distributed/checkpoint/metadata.py). No class that it names is imported.
 """
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from trition_repo_gen.checkpoints.kinds import DCP_METADATA
+from trition_repo_gen.checkpoints.megatron_folders import DCP_METADATA
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a weight → its whole shape, whatever number of ranks had a part of it."""
+"""Name of a weight → its whole shape, however many ranks saved a part of it."""
 
 _OPTIMIZER = re.compile(r"(^|\.)optimizer\.|^chained_\d")
-"""Names of what training keeps beside the weights, with shapes like theirs."""
+"""Names of the optimizer's state, which has the weights' shapes."""
 
 
 def shapes(folder: Path) -> Shapes:
@@ -28,14 +28,14 @@ def shapes(folder: Path) -> Shapes:
     try:
         listed = vars(_load(folder / DCP_METADATA))["state_dict_metadata"]
         entries = {name: vars(entry).get("size") for name, entry in listed.items() if not _OPTIMIZER.search(name)}
-    except Exception:  # pickle raises whatever a broken file makes it raise; the ranks will say what is wrong
+    except Exception:  # a broken pickle can raise anything; the ranks report what is wrong with it
         return {}
     return {name: size for name, size in entries.items() if _is_shape(size)}
 
 
 def _load(path: Path) -> object:
     collects = gc.isenabled()
-    gc.disable()  # a third of the time, where there are experts: a record for each of them in each layer
+    gc.disable()  # a third of the time with many experts: each has a record in each layer
     try:
         with path.open("rb") as file:
             return _Reader(file).load()
@@ -49,11 +49,11 @@ def _is_shape(size: object) -> bool:
 
 
 class _Record:
-    """Stands for a dataclass: has the attributes that it had."""
+    """Stands for a dataclass and keeps its attributes."""
 
 
 class _Opaque:
-    """Stands for an object of any other class: forgets what it is made of."""
+    """Stands for an object of any other class and discards its state."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return super().__new__(cls)

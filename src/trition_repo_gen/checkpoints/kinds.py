@@ -1,76 +1,84 @@
-"""Tells the kinds of checkpoint apart, so that a refusal can name what a folder is and what to do with it."""
+"""The registry of checkpoint kinds: recognise a checkpoint's kind by its folder, and read it.
 
+runtime/common/checkpoint_kinds.py lists the kinds' names, each of which is a module of this package.
+"""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-TRACKER = "latest_checkpointed_iteration.txt"
-RUN_CONFIG = "run_config.yaml"
-DCP_METADATA = ".metadata"
+from trition_repo_gen.checkpoints import foreign
+from trition_repo_gen.checkpoints.checkpoint import Checkpoint
+from trition_repo_gen.checkpoints.checkpoint_kind import CheckpointKind, ReadOptions
+from trition_repo_gen.errors import CheckpointError
+from trition_repo_gen.paths import expanded
+from trition_repo_gen.runtime.common import checkpoint_kinds
+
+KINDS: dict[str, CheckpointKind] = {
+    name: importlib.import_module(f"{__package__}.{name}").KIND for name in checkpoint_kinds.NAMES
+}
+"""By name, in the order in which a folder is compared with them."""
 
 
-def is_iteration(path: Path) -> bool:
-    """Whether a folder holds one iteration of a Megatron-Bridge checkpoint, whole or half-written."""
-    if any((path / name).is_file() for name in (RUN_CONFIG, "train_state.pt", DCP_METADATA)):
-        return True
-    return path.name.startswith("iter_") and not is_legacy_megatron(path)
+def recognise(path: Path, expected: CheckpointKind | None = None) -> CheckpointKind:
+    """Return the kind of the checkpoint at a path, found by looking at its folder.
+
+    Args:
+        path: its root, or a part of it.
+        expected: the kind that the user named, if any.
+
+    Raises:
+        CheckpointError: there is nothing, it is no checkpoint, or it is of a kind that is not served or not expected.
+    """
+    path = expanded(path).absolute()
+    kinds = [expected] if expected else list(KINDS.values())
+    with _readable(path):
+        if not path.exists():
+            titles = " or ".join(kind.title for kind in kinds)
+            raise CheckpointError(f"There is no checkpoint at {path}; write the path of a {titles} checkpoint.")
+        for kind in KINDS.values():
+            if root := kind.find_root(path):
+                if expected and kind is not expected:
+                    raise CheckpointError(f"{root} is a {kind.title} checkpoint; {kind.instead(root)}.")
+                return kind
+        if sentence := foreign.sentence(path):
+            raise CheckpointError(sentence)
+    if expected:
+        marks = f"neither {' nor '.join(expected.marks)}" if len(expected.marks) > 1 else f"no {expected.marks[0]}"
+        raise CheckpointError(f"{path} is no {expected.title} checkpoint: it has {marks}; write {expected.folder}.")
+    all_marks = ", nor ".join(f"{' nor '.join(kind.marks)} ({kind.title})" for kind in kinds)
+    folders = ", or ".join(kind.folder for kind in kinds)
+    raise CheckpointError(f"{path} is no checkpoint: it has neither {all_marks}; write {folders}.")
 
 
-def is_legacy_megatron(path: Path) -> bool:
-    """Whether a folder holds one file per rank, as Megatron-LM wrote before distributed checkpoints."""
-    return any(path.glob("mp_rank_*"))
+def read(
+    path: Path, *, kind: CheckpointKind | None = None, multimodal: bool = False, needs_tokenizer: bool = True
+) -> Checkpoint:
+    """Return the description of the checkpoint at a path.
+
+    Args:
+        path: its root, or a part of it, such as one iteration.
+        kind: which kind it has to be; None means any.
+        multimodal: see `ReadOptions`.
+        needs_tokenizer: see `ReadOptions`.
+
+    Raises:
+        CheckpointError: it is missing, half-written, damaged, of another kind, or not served.
+    """
+    found = recognise(path, kind)
+    path = expanded(path).absolute()
+    with _readable(path):
+        return found.read(path, ReadOptions(multimodal, needs_tokenizer))
 
 
-def iterations(root: Path) -> list[Path]:
-    """Return the `iter_*` folders below a checkpoint's root, oldest first."""
-    found = (path for path in root.glob("iter_*") if path.name[5:].isdigit() and path.is_dir())
-    return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def foreign(path: Path) -> str | None:
-    """Return what `path` is and what to do with it, where that is a known kind that is not served; else None."""
-    if path.is_file():
-        if path.suffix in (".nemo", ".qnemo"):
-            return (
-                f"{path} is a NeMo 1.0 archive; convert it to Hugging Face format with NeMo, and that "
-                "with Megatron-Bridge's AutoBridge.import_ckpt."
-            )
-        return f"{path} is a file; write the checkpoint's folder."
-    if nemo2 := nemo2_root(path):
-        path = nemo2
-        return (
-            f"{path} is a NeMo 2.0 checkpoint; write --multimodal --nemo-checkpoint {path} if it is a multimodal "
-            "model, and convert an LLM with Megatron-Bridge."
-        )
-    if (path / "config.json").is_file() and not is_iteration(path) and _has_hugging_face_weights(path):
-        return (
-            f"{path} is a Hugging Face model; convert it with Megatron-Bridge's "
-            f"AutoBridge.import_ckpt({str(path)!r}, 'CHECKPOINT') and write --megatron-checkpoint CHECKPOINT."
-        )
-    if (path / "adapter_config.json").is_file():
-        return (
-            f"{path} is a Hugging Face adapter; merge it into its base model, then convert that with Megatron-Bridge."
-        )
-    folders = [path, *iterations(path), path / "release"]
-    if any(is_legacy_megatron(folder) for folder in folders):
-        return (
-            f"{path} is a Megatron-LM checkpoint with one mp_rank file per rank; save it with --ckpt-format torch_dist "
-            "and convert it with Megatron-Bridge."
-        )
-    return None
-
-
-def nemo2_root(path: Path) -> Path | None:
-    """Return the root of a NeMo 2.0 checkpoint, whole or half-written, of which `path` is the root or a part."""
-    for root in [path, path.parent] if path.name in ("context", "weights") else [path]:
-        if (root / "context" / "io.json").is_file() or ((root / "context").is_dir() and (root / "weights").is_dir()):
-            return root
-    return None
-
-
-def is_megatron_bridge(path: Path) -> bool:
-    """Whether `path` is the root or an iteration of a Megatron-Bridge checkpoint."""
-    return (path / TRACKER).is_file() or (path / RUN_CONFIG).is_file() or bool(iterations(path))
-
-
-def _has_hugging_face_weights(path: Path) -> bool:
-    patterns = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
-    return any(next(path.glob(pattern), None) for pattern in patterns)
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the system's refusals within this context into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}; "
+            "grant this user access, or write another checkpoint."
+        ) from None

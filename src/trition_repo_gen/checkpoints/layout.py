@@ -1,4 +1,4 @@
-"""How a model is cut over ranks: which layouts Megatron Core can build, and which number to use instead of a bad one.
+"""Check how a model is sharded over ranks: which layouts Megatron Core can build, and which size to use instead.
 
 The rules are those of `megatron/core/transformer/transformer_config.py` (`__post_init__`), `transformer_block.py`
 (`get_num_layers_to_build`) and `parallel_state.py` (`initialize_model_parallel`), all 0.19.2.
@@ -16,7 +16,7 @@ DEFAULT_SEQUENCE_LENGTH = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes in ranks; 0 means «choose» for sizes, «an even split» for layers."""
+    """A parallel layout. Sizes are in ranks; a size of 0 is chosen by `check`, 0 layers mean an even split."""
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -39,12 +39,12 @@ class Layout:
 
     @property
     def replica_size(self) -> int:
-        """Ranks that one replica of the dense layers takes."""
+        """Ranks of one replica of the dense layers."""
         return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
 
     @property
     def smallest_world(self) -> int:
-        """Ranks that both the dense layers and the experts can be laid over."""
+        """The smallest number of ranks over which both the dense layers and the experts can be sharded."""
         dense = self.tensor_parallel_size * self.context_parallel_size
         experts = self.expert_parallel_size * max(self.expert_tensor_parallel_size, 1)
         return self.pipeline_parallel_size * math.lcm(dense, experts)
@@ -70,15 +70,15 @@ class Layout:
 
 
 def check(checkpoint: Checkpoint, layout: Layout) -> tuple[Layout, list[str]]:
-    """Return the layout with every size chosen, and what the user should know about it, a line each.
+    """Return the layout with every size chosen, and notes for the user about it.
 
     Raises:
-        LayoutError: the model cannot be cut that way, or there are too few GPUs for it.
+        LayoutError: the model cannot be sharded that way, or there are too few GPUs for it.
     """
     notes: list[str] = []
     if checkpoint.multimodal and layout.context_parallel_size > 1:
         raise LayoutError(
-            "A multimodal model is not cut by context; write --context-parallel-size 1, and --tensor-parallel-size "
+            "A multimodal model is not sharded by context; write --context-parallel-size 1, and --tensor-parallel-size "
             "or --num-gpus for more ranks."
         )
     _check_tensor(checkpoint, layout.tensor_parallel_size)
@@ -104,7 +104,7 @@ def sequence_length(checkpoint: Checkpoint, asked: int | None) -> tuple[int, lis
     longest = checkpoint.max_sequence_length
     if asked is not None and asked > longest:
         raise LayoutError(
-            f"The model knows sequences of at most {longest} tokens, not {asked}; "
+            f"The model takes sequences of at most {longest} tokens, not {asked}; "
             f"write --inference-max-seq-length {longest}."
         )
     if asked is None and longest < DEFAULT_SEQUENCE_LENGTH:
@@ -207,7 +207,7 @@ def _resolve_experts(checkpoint: Checkpoint, layout: Layout, notes: list[str]) -
     if not experts:
         if size > 1:
             raise LayoutError(
-                f"The model has no experts that {size} ranks could share; write --expert-parallel-size 1 and cut it "
+                f"The model has no experts that {size} ranks could share; write --expert-parallel-size 1 and shard it "
                 "with --tensor-parallel-size."
             )
         if layout.expert_tensor_parallel_size:
@@ -233,7 +233,7 @@ def _resolve_experts(checkpoint: Checkpoint, layout: Layout, notes: list[str]) -
 def _resolve_gpus(layout: Layout) -> Layout:
     needed, nodes = layout.smallest_world, layout.num_nodes
     per_node = needed // math.gcd(needed, nodes)
-    """GPUs per node come in multiples of this: a world has to be a multiple of what the layout needs."""
+    """GPUs per node have to be a multiple of this: the world size has to be a multiple of the layout's ranks."""
     given = layout.num_gpus
     if not given:
         return replace(layout, num_gpus=per_node)
@@ -242,7 +242,7 @@ def _resolve_gpus(layout: Layout) -> Layout:
         per = " per node" if nodes > 1 else ""
         raise LayoutError(
             f"The layout needs {needed} ranks ({_product(layout)}), one GPU each, and there are {given * nodes} "
-            f"({where}); write --num-gpus {per_node}{per} or cut the model less."
+            f"({where}); write --num-gpus {per_node}{per} or shard the model over fewer ranks."
         )
     if given % per_node:
         below = given // per_node * per_node

@@ -1,6 +1,6 @@
-"""Reads a Megatron-Bridge checkpoint: `iter_*` folders with `run_config.yaml`, `.metadata` and `*.distcp` shards.
+"""Read a Megatron-Bridge checkpoint: `iter_*` folders with `run_config.yaml`, `.metadata` and `*.distcp` shards.
 
-The layout on disk is the one that `megatron/bridge/training/checkpointing.py` (0.6.2) writes.
+`megatron/bridge/training/checkpointing.py` (0.6.2) writes it.
 """
 
 import json
@@ -8,56 +8,44 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trition_repo_gen.checkpoints import families, index, kinds, processors, run_config, shards
+from trition_repo_gen.checkpoints import foreign, index, processors, run_config, shards, text_families
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
-from trition_repo_gen.checkpoints.families import Family
+from trition_repo_gen.checkpoints.checkpoint_kind import CheckpointKind, RanksEnvironment, ReadOptions
+from trition_repo_gen.checkpoints.megatron_folders import RUN_CONFIG, TRACKER, is_iteration, iterations
 from trition_repo_gen.errors import CheckpointError
-from trition_repo_gen.paths import expanded
 from trition_repo_gen.runtime.common.settings import Dtype
+from trition_repo_gen.runtime.rank.engines.images import families
+from trition_repo_gen.runtime.rank.engines.images.families import Family
 
 _PROVIDER_SUFFIX = re.compile(r"(Model)?(Provider|Config)$")
+_MULTIMODAL = re.compile(r"VL|Vision|Omni|Llava|Audio|GLM45V")
+"""In the name of a provider that is not in `families`."""
 
 
-def read(path: Path, *, multimodal: bool = False, needs_tokenizer: bool = True) -> Checkpoint:
-    """Return what the checkpoint at `path`, its root or one of its `iter_*` folders, says about itself.
-
-    Args:
-        path: a folder.
-        multimodal: whether it has to be a model with images or one without.
-        needs_tokenizer: False where the user names a tokenizer (of a multimodal model: a processor), so that the
-            checkpoint need not hold one.
-
-    Raises:
-        CheckpointError: the checkpoint is missing, half-written, damaged, of another kind, or not served.
-    """
-    path = expanded(path).absolute()
-    try:
-        return _read(path, multimodal, needs_tokenizer)
-    except OSError as error:
-        raise CheckpointError(
-            f"{error.filename or path} cannot be read: {error.strerror or error}; "
-            "grant this user access, or write another checkpoint."
-        ) from None
+def _find_root(path: Path) -> Path | None:
+    """Return the root of the checkpoint that `path` is, or is an iteration of; see `CheckpointKind.find_root`."""
+    if not path.is_dir() or foreign.sentence(path):
+        return None
+    if is_iteration(path):
+        return path.parent if (path.parent / TRACKER).is_file() else path
+    return path if (path / TRACKER).is_file() or iterations(path) else None
 
 
-def _read(path: Path, multimodal: bool, needs_tokenizer: bool) -> Checkpoint:
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint at {path}; write the path of a Megatron-Bridge checkpoint.")
-    if sentence := kinds.foreign(path):
-        raise CheckpointError(sentence)
+def _read(path: Path, options: ReadOptions) -> Checkpoint:
+    """Read the checkpoint at a path, its root or one of its `iter_*` folders; see `CheckpointKind.read`."""
     root, iteration = _find_iteration(path)
     weights_bytes = _check_complete(iteration)
-    config = run_config.load(iteration / kinds.RUN_CONFIG)
-    family = _check_served(iteration, config, multimodal)
-    return _checkpoint(root, iteration, config, weights_bytes, needs_tokenizer, family)
+    config = run_config.load(iteration / RUN_CONFIG)
+    family = _check_served(iteration, config, options.multimodal)
+    return _checkpoint(root, iteration, config, weights_bytes, options.needs_tokenizer, family)
 
 
 def _find_iteration(path: Path) -> tuple[Path, Path]:
     """Return the root and the iteration that its tracker names, the newest where there is no tracker."""
-    if kinds.is_iteration(path):
-        return (path.parent if (path.parent / kinds.TRACKER).is_file() else path), path
-    found = kinds.iterations(path)
-    tracker = path / kinds.TRACKER
+    if is_iteration(path):
+        return (path.parent if (path.parent / TRACKER).is_file() else path), path
+    found = iterations(path)
+    tracker = path / TRACKER
     if tracker.is_file():
         text = tracker.read_text(errors="replace").strip()
         iteration = path / (f"iter_{int(text):07d}" if text.isdigit() else text or "iter_")
@@ -67,19 +55,18 @@ def _find_iteration(path: Path) -> tuple[Path, Path]:
         raise CheckpointError(
             f"{path} is half-written: {tracker.name} names {iteration.name}, which is not there; {instead}."
         )
-    if found:
-        return path, found[-1]
-    raise CheckpointError(
-        f"{path} is no checkpoint: it has neither {kinds.TRACKER} nor an iter_* folder; "
-        "write the folder that Megatron-Bridge saved."
-    )
+    return path, found[-1]
 
 
 def _check_complete(iteration: Path) -> int:
-    """Return the size of all shards in bytes; raise where a part of the checkpoint is missing."""
+    """Return the size of all shards in bytes.
+
+    Raises:
+        CheckpointError: a part of the checkpoint is missing.
+    """
 
     def half_written(what: str) -> CheckpointError:
-        others = [path for path in kinds.iterations(iteration.parent) if path != iteration]
+        others = [path for path in iterations(iteration.parent) if path != iteration]
         instead = (
             f"copy or save it again, or write another iteration such as {others[-1]}"
             if others
@@ -87,20 +74,24 @@ def _check_complete(iteration: Path) -> int:
         )
         return CheckpointError(f"{iteration} is half-written: {what}; {instead}.")
 
-    if not (iteration / kinds.RUN_CONFIG).is_file() and (iteration / "common.pt").is_file():
+    if not (iteration / RUN_CONFIG).is_file() and (iteration / "common.pt").is_file():
         raise CheckpointError(
-            f"{iteration} is a Megatron-LM checkpoint without {kinds.RUN_CONFIG}; load it with Megatron-Bridge's "
+            f"{iteration} is a Megatron-LM checkpoint without {RUN_CONFIG}; load it with Megatron-Bridge's "
             "load_megatron_model and save it with save_megatron_model."
         )
     try:
-        shards.require(iteration / kinds.RUN_CONFIG)
+        shards.require(iteration / RUN_CONFIG)
         return shards.size(iteration)
     except shards.IncompleteError as error:
         raise half_written(str(error)) from None
 
 
 def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> Family | None:
-    """Return the family of a model with images, None for a language model."""
+    """Return the family of a multimodal model, None for a language model.
+
+    Raises:
+        CheckpointError: the model is not served, or it takes images and was not asked for as such, or the reverse.
+    """
     saved_as = (config.get("checkpoint") or {}).get("ckpt_format") or "torch_dist"
     if saved_as != "torch_dist":
         raise CheckpointError(f"{iteration} was saved as {saved_as}; save it with checkpoint.ckpt_format torch_dist.")
@@ -110,28 +101,18 @@ def _check_served(iteration: Path, config: dict[str, Any], multimodal: bool) -> 
             "merge both with Megatron-Bridge and write the merged checkpoint."
         )
     provider = run_config.target(config["model"])
-    has_pictures = "vision_config" in config["model"] or re.search(r"VL|Vision|Omni|Llava|Audio|GLM45V", provider)
-    if not has_pictures:
-        if re.search(r"T5", provider):
-            raise CheckpointError(f"{iteration} is a {provider}; of models of text only decoders are served.")
+    takes_images = "vision_config" in config["model"] or _MULTIMODAL.search(provider)
+    if not takes_images:
         if multimodal:
             raise CheckpointError(f"{iteration} is a {provider}, which reads text only; leave out --multimodal.")
-        if (softmax := config["model"].get("softmax_type") or "vanilla") != "vanilla":
-            raise CheckpointError(
-                f"{iteration} holds a model with attention sinks (softmax_type {softmax}), as GPT-OSS has; such models "
-                "are not served, because their answers here were not those of Hugging Face."
-            )
-        if cap := config["model"].get("attn_logit_softcapping"):
-            raise CheckpointError(
-                f"{iteration} holds a model that caps its attention's logits (attn_logit_softcapping {cap}), as Gemma "
-                "2 does; such models are not served, because the engine's paged attention does not cap them."
-            )
+        if refusal := text_families.refusal(provider, config["model"]):
+            raise CheckpointError(f"{iteration} {refusal}")
         return None
-    family = families.MEGATRON_BRIDGE.get(provider, Family(provider, "it is not known here"))
+    family = families.MEGATRON_BRIDGE.get(provider, Family(name=provider, reason="it is not known here"))
     if not family.served:
         raise CheckpointError(
             f"{iteration} is a {family.name} model, which is not served: {family.reason}; "
-            f"of Megatron-Bridge's multimodal models {families.served(families.MEGATRON_BRIDGE)} are."
+            f"of Megatron-Bridge's multimodal models {families.served_names(families.MEGATRON_BRIDGE)} are."
         )
     if not multimodal:
         raise CheckpointError(f"{iteration} is a {family.name} model, which takes images; write --multimodal, too.")
@@ -154,7 +135,7 @@ def _checkpoint(
         value = default if value is None else value
         if not isinstance(value, int) or value < 1:
             raise CheckpointError(
-                f"{iteration / kinds.RUN_CONFIG} says {key}: {model.get(key)}; a checkpoint that can be served "
+                f"{iteration / RUN_CONFIG} says {key}: {model.get(key)}; a checkpoint that can be served "
                 "has a positive number there."
             )
         return value
@@ -188,7 +169,7 @@ def _checkpoint(
         vocab_size=model.get("vocab_size"),
         pads_vocab=bool(model.get("should_pad_vocab")),
         make_vocab_size_divisible_by=size("make_vocab_size_divisible_by", 128),
-        max_sequence_length=multimodal.longest if multimodal else size("seq_length"),
+        max_sequence_length=multimodal.max_sequence_length if multimodal else size("seq_length"),
         num_moe_experts=experts,
         moe_ffn_hidden_size=size("moe_ffn_hidden_size", ffn) if experts else 0,
         moe_shared_expert_size=model.get("moe_shared_expert_intermediate_size") or 0,
@@ -209,7 +190,7 @@ def _plain_size(section: Any, key: str) -> int:
 
 
 def _processor(iteration: Path, model: dict[str, Any], needed: bool) -> str:
-    """Return the processor that the ranks do not find themselves: the one of the model it was converted from."""
+    """Return the processor of the model that the checkpoint was converted from; empty if the ranks find another one."""
     source = str(model.get("hf_model_id") or "")
     if not needed or processors.held([iteration / "tokenizer"]):
         return ""
@@ -225,7 +206,7 @@ def _processor(iteration: Path, model: dict[str, Any], needed: bool) -> str:
 
 
 def _dtype(model: dict[str, Any]) -> Dtype:
-    # The flags win: mixed precision keeps `params_dtype` at float32 but stores the model as it computes.
+    # The flags decide: mixed precision leaves `params_dtype` at float32 but stores the model in the flag's dtype.
     if model.get("bf16"):
         return "bfloat16"
     if model.get("fp16"):
@@ -240,7 +221,7 @@ def _dtype(model: dict[str, Any]) -> Dtype:
 
 
 def _family(model: dict[str, Any], iteration: Path) -> str:
-    """Return Hugging Face's model type if the source lies near, else the name of Megatron-Bridge's provider."""
+    """Return Hugging Face's model type if a config.json is at hand, else the name of Megatron-Bridge's provider."""
     source = model.get("hf_model_id")
     for folder in (iteration / "tokenizer", Path(str(source)) if source else None):
         try:
@@ -253,13 +234,19 @@ def _family(model: dict[str, Any], iteration: Path) -> str:
 
 
 def _tokenizer(iteration: Path, config: dict[str, Any], needed: bool) -> tuple[str, str]:
-    """Return where the tokenizer is and its kind. The saved path comes second: it may be another machine's."""
+    """Return the tokenizer's folder or hub name, and its type.
+
+    The saved path comes second: it may be that of another machine.
+
+    Raises:
+        CheckpointError: there is none, and one is needed.
+    """
     kind = str(config.get("tokenizer_type") or "")
     folder = iteration / "tokenizer"
     if folder.is_dir() and any(folder.iterdir()):
         return str(folder), kind
     saved = str(config.get("tokenizer_model") or "")
-    # A hub's name looks like a relative path of at most two parts, and stays a name where no such path exists.
+    # A hub's name looks like a relative path of at most two parts; it is a name where no such path exists.
     is_hub_name = bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", saved)) and not saved.startswith(".")
     if saved and Path(saved).exists():
         return str(Path(saved).absolute()), kind
@@ -267,3 +254,18 @@ def _tokenizer(iteration: Path, config: dict[str, Any], needed: bool) -> tuple[s
         return saved, kind
     what = f"the one it was saved with, {saved}, is not there" if saved else "names none"
     raise CheckpointError(f"{iteration} holds no tokenizer and {what}; write --tokenizer PATH.")
+
+
+KIND = CheckpointKind(
+    name="megatron_bridge",
+    title="Megatron-Bridge",
+    marks=(TRACKER, "an iter_* folder"),
+    folder="the folder that Megatron-Bridge saved",
+    find_root=_find_root,
+    instead=lambda root: f"write --megatron-checkpoint {root}",
+    read=_read,
+    environment=RanksEnvironment(
+        packages=("megatron-bridge", "megatron-core", "torch"),
+        lock="locks/megatron.txt (on a GPU machine, locks/megatron-gpu.txt)",
+    ),
+)

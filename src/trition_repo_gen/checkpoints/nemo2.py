@@ -1,4 +1,4 @@
-"""Reads a NeMo 2.0 checkpoint of a multimodal model: `context/io.json` and `weights/`, as nemo-toolkit 2.x writes it.
+"""Read a NeMo 2.0 checkpoint of a multimodal model: `context/io.json` and `weights/`, as nemo-toolkit 2.x writes it.
 
 Neither nemo-toolkit nor torch is needed, and nothing that the checkpoint names is imported.
 """
@@ -7,19 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trition_repo_gen.checkpoints import families, index, kinds, processors, shards
+from trition_repo_gen.checkpoints import index, processors, shards
 from trition_repo_gen.checkpoints.checkpoint import Checkpoint
-from trition_repo_gen.checkpoints.families import Family
+from trition_repo_gen.checkpoints.checkpoint_kind import CheckpointKind, RanksEnvironment, ReadOptions
 from trition_repo_gen.errors import CheckpointError
-from trition_repo_gen.paths import expanded
 from trition_repo_gen.runtime.common.settings import Dtype
-from trition_repo_gen.runtime.rank.loaders.nemo2_graph import Config, Graph, GraphError
+from trition_repo_gen.runtime.rank.engines.images import families
+from trition_repo_gen.runtime.rank.engines.images.families import Family
+from trition_repo_gen.runtime.rank.loaders.nemo2_graph import IO_JSON, Config, Graph, GraphError
 from trition_repo_gen.runtime.rank.loaders.nemo2_names import Symbol
-from trition_repo_gen.runtime.rank.loaders.processor import nemo2_folders
+from trition_repo_gen.runtime.rank.loaders.processors import nemo2_folders
 
-# What a configuration that names its class only leaves to the class (nemo-toolkit 2.7.3): layers, hidden size, heads,
-# query groups, feed-forward size, vocabulary (`llm/gpt/model/qwen2.py`), and the vision tower's feed-forward size
-# (`vlm/qwen2vl/model/qwen2vl.py`).
+# Sizes that a checkpoint leaves to the class of its language model's configuration (nemo-toolkit 2.7.3,
+# llm/gpt/model/qwen2.py), in the order of _SIZES.
 _SIZES = ("num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "vocab_size")
 _LANGUAGE_PRESETS = {
     "Qwen2Config1P5B": (28, 1536, 12, 2, 8960, 151936),
@@ -32,55 +32,45 @@ _LANGUAGE_PRESETS = {
     "Qwen2Config72B": (80, 8192, 64, 8, 29568, 152064),
     "Qwen25Config72B": (80, 8192, 64, 8, 29568, 152064),
 }
-_MODEL_PRESETS = {
-    "Qwen2VLConfig2B": ("Qwen2Config1P5B", families.QWEN2_VL, 5120),
-    "Qwen2VLConfig7B": ("Qwen2Config7B", families.QWEN2_VL, 5120),
-    "Qwen2VLConfig72B": ("Qwen2Config72B", families.QWEN2_VL, 5120),
-    "Qwen25VLConfig3B": ("Qwen25Config3B", families.QWEN25_VL, 3420),
-    "Qwen25VLConfig7B": ("Qwen25Config7B", families.QWEN25_VL, 3420),
-    "Qwen25VLConfig32B": ("Qwen25Config32B", families.QWEN25_VL, 3456),
-    "Qwen25VLConfig72B": ("Qwen25Config72B", families.QWEN25_VL, 3456),
-}
+_MODEL_PRESETS = {name: preset for family in families.NEMO2.values() for name, preset in family.presets.items()}
+_FAMILY_OF_PRESET = {name: family for family in families.NEMO2.values() for name in family.presets}
 _HEAD_SIZE = 128
 """Twice the sum of the rotary sections that `Qwen2VLConfig.__post_init__` sets (`vlm/qwen2vl/model/base.py`, 2.7.3)."""
 _VISION_HEADS = 16
-_VISION_FFN = {"Qwen2-VL": 5120, "Qwen2.5-VL": 3420}
 
 
-def read(path: Path, *, needs_processor: bool = True) -> Checkpoint:
-    """Return what the checkpoint at `path`, its root or one of its two folders, says about itself.
+def _find_root(path: Path) -> Path | None:
+    """Return the root of the checkpoint that `path` is, or is a folder of; see `CheckpointKind.find_root`."""
+    for root in [path, path.parent] if path.name in ("context", "weights") else [path]:
+        if (root / "context" / IO_JSON).is_file() or ((root / "context").is_dir() and (root / "weights").is_dir()):
+            return root
+    return None
 
-    Args:
-        path: a folder.
-        needs_processor: False where the user names a processor, so that the checkpoint need not hold one.
 
-    Raises:
-        CheckpointError: it is missing, half-written, damaged, of another kind or family, or its graph could run code.
-    """
-    path = expanded(path).absolute()
+def _instead(root: Path) -> str:
+    return (
+        f"write --multimodal --nemo-checkpoint {root} if it is a multimodal model, and convert an LLM with "
+        "Megatron-Bridge"
+    )
+
+
+def _read(path: Path, options: ReadOptions) -> Checkpoint:
+    """Read the checkpoint at a path, its root or one of its two folders; see `CheckpointKind.read`."""
+    root = _find_root(path) or path
+    if not options.multimodal:
+        raise CheckpointError(f"{root} is a {KIND.title} checkpoint; {_instead(root)}.")
+    weights_bytes = _check_complete(root)
     try:
-        return _read(path, needs_processor)
-    except OSError as error:
-        raise CheckpointError(
-            f"{error.filename or path} cannot be read: {error.strerror or error}; "
-            "grant this user access, or write another checkpoint."
-        ) from None
+        model = Graph(root / "context").model
     except GraphError as error:
         raise CheckpointError(str(error)) from None
-
-
-def _read(path: Path, needs_processor: bool) -> Checkpoint:
-    root = _root(path)
-    weights_bytes = _check_complete(root)
-    model = Graph(root / "context").model
     family = _family(root, model)
     if isinstance(model.get("model_transform"), Config):
         raise CheckpointError(
             f"{root} holds a {model.get('model_transform').target.name} adapter without its base model; "
             "merge both with NeMo's llm.peft.merge_lora and write the merged checkpoint."
         )
-    processor = processors.held(nemo2_folders(root))
-    if processor is None and needs_processor:
+    if options.needs_tokenizer and processors.held(nemo2_folders(root)) is None:
         raise CheckpointError(
             f"{root} holds no processor: neither a folder of its context nor processor has a {processors.MARKER}; "
             "write --processor-name with the folder or the hub's name of the Hugging Face model that it was made from."
@@ -88,28 +78,15 @@ def _read(path: Path, needs_processor: bool) -> Checkpoint:
     return _checkpoint(root, model.get("config"), family, weights_bytes)
 
 
-def _root(path: Path) -> Path:
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint at {path}; write the path of a NeMo 2.0 checkpoint.")
-    if root := kinds.nemo2_root(path):
-        return root
-    if path.is_dir() and kinds.is_megatron_bridge(path):
-        raise CheckpointError(
-            f"{path} is a Megatron-Bridge checkpoint; write --megatron-checkpoint {path} instead of --nemo-checkpoint."
-        )
-    if sentence := kinds.foreign(path):
-        raise CheckpointError(sentence)
-    raise CheckpointError(
-        f"{path} is no NeMo 2.0 checkpoint: it has no context/io.json; write the folder that NeMo saved, with context "
-        "and weights in it."
-    )
-
-
 def _check_complete(root: Path) -> int:
-    """Return the size of all shards in bytes."""
+    """Return the size of all shards in bytes.
+
+    Raises:
+        CheckpointError: a part is missing, or the weights are in an older format.
+    """
     weights = root / "weights"
     try:
-        shards.require(root / "context" / "io.json")
+        shards.require(root / "context" / IO_JSON)
         if not weights.is_dir():
             raise shards.IncompleteError("it has no folder weights")
         saved_as = _backend(weights)
@@ -134,33 +111,33 @@ def _family(root: Path, model: Config) -> Family:
             f"{root} is a NeMo 2.0 checkpoint of {name}, which is no model with images; export a language model with "
             "NeMo's llm.export_ckpt, import that with Megatron-Bridge and write --megatron-checkpoint."
         )
-    family = families.NEMO2.get(name, Family(name, "it is not known here"))
+    family = families.NEMO2.get(name, Family(name=name, reason="it is not known here"))
     if not family.served:
         raise CheckpointError(
             f"{root} is a {family.name} model, which is not served: {family.reason}; "
-            f"of NeMo 2.0's multimodal models {families.served(families.NEMO2)} are."
+            f"of NeMo 2.0's multimodal models {families.served_names(families.NEMO2)} are."
         )
     vision = config.get("vision_transformer_config")
     if isinstance(vision, Config):
         return families.NEMO2.get(vision.target.name, family)
-    if config.target.name in _MODEL_PRESETS:
-        return _MODEL_PRESETS[config.target.name][1]
-    return families.QWEN25_VL if model.get("model_version") == "qwen25-vl" else family
+    if preset := _FAMILY_OF_PRESET.get(config.target.name):
+        return preset
+    return families.NEMO_QWEN25_VL if model.get("model_version") == "qwen25-vl" else family
 
 
 def _checkpoint(root: Path, config: Config, family: Family, weights_bytes: int) -> Checkpoint:
     language = config.get("language_transformer_config")
-    preset, _, vision_ffn = _MODEL_PRESETS.get(config.target.name, ("", None, _VISION_FFN[family.name]))
-    if isinstance(language, Config):
-        preset = language.target.name
-    defaults = dict(zip(_SIZES, _LANGUAGE_PRESETS.get(preset, ()), strict=False))
+    preset = _MODEL_PRESETS.get(config.target.name)
+    vision_ffn = preset.vision_ffn_hidden_size if preset else family.vision_ffn_hidden_size
+    language_class = language.target.name if isinstance(language, Config) else preset.language if preset else ""
+    defaults = dict(zip(_SIZES, _LANGUAGE_PRESETS.get(language_class, ()), strict=False))
 
     def size(name: str, default: int | None = None) -> int:
         value = config.get("language_transformer_config", name)
         value = defaults.get(name, default) if value is None else value
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointError(
-                f"{root / 'context' / 'io.json'} says {name}: {value} of the language model; a checkpoint that can be "
+                f"{root / 'context' / IO_JSON} says {name}: {value} of the language model; a checkpoint that can be "
                 "served has a positive number there."
             )
         return value
@@ -193,7 +170,7 @@ def _checkpoint(root: Path, config: Config, family: Family, weights_bytes: int) 
         multi_latent_attention=False,
         vocab_size=size("vocab_size"),
         pads_vocab=True,
-        max_sequence_length=family.longest,
+        max_sequence_length=family.max_sequence_length,
         multimodal=True,
         num_vision_attention_heads=vision("num_attention_heads", _VISION_HEADS),
         vision_ffn_hidden_size=vision("ffn_hidden_size", vision_ffn),
@@ -216,3 +193,20 @@ def _dtype(config: Config) -> Dtype:
             case Symbol(module="torch", name="float16" | "half"):
                 return "float16"
     return "float32"
+
+
+KIND = CheckpointKind(
+    name="nemo2",
+    title="NeMo 2.0",
+    marks=(f"context/{IO_JSON}",),
+    folder="the folder that NeMo saved, with context and weights in it",
+    find_root=_find_root,
+    instead=_instead,
+    read=_read,
+    environment=RanksEnvironment(
+        packages=("nemo-toolkit", "megatron-core", "torch", "transformers", "pillow"),
+        lock="locks/nemo.txt",
+        python_variable="TRGEN_NEMO_PYTHON",
+        below=("nemo-toolkit", 3),
+    ),
+)

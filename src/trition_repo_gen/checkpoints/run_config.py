@@ -1,4 +1,4 @@
-"""Reads Megatron-Bridge's `run_config.yaml` as plain data: no class that it names is imported."""
+"""Read Megatron-Bridge's `run_config.yaml` as plain data: no class that it names is imported."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _PlainLoader(_Loader):  # type: ignore[misc]
-    """A safe loader that reads an unknown tag, such as `!!python/tuple`, as the plain data below it."""
+    """A safe loader that reads a node with an unknown tag, such as `!!python/tuple`, as plain data."""
 
 
 def _plain(loader: Any, _suffix: str, node: yaml.Node) -> Any:
@@ -27,10 +27,10 @@ _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the file's mapping; `_target_`, `_args_` and the like stay in it as they are.
+    """Return the file's mapping, with `_target_`, `_args_` and the like as plain entries.
 
     Raises:
-        CheckpointError: the file is cut off or is no mapping with a `model` section.
+        CheckpointError: the file is truncated or is no mapping with a `model` section.
     """
     try:
         config = yaml.load(path.read_bytes(), Loader=_PlainLoader)
@@ -46,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def target(value: object) -> str:
-    """Return the last part of what a `_target_` names (`torch.bfloat16` → `bfloat16`), or the plain value as text."""
+    """Return the last part of the name in a `_target_` (`torch.bfloat16` → `bfloat16`), or a plain value as text."""
     if isinstance(value, dict):
         value = value.get("_target_")
     return "" if value is None else str(value).rpartition(".")[2]

@@ -1,17 +1,16 @@
-"""Whether the weights of a distributed checkpoint are whole: the index and every `*.distcp` shard that it names."""
+"""Check that a distributed checkpoint is complete: its index and every `*.distcp` shard that the index names."""
 
 import re
 from pathlib import Path
 
-from trition_repo_gen.checkpoints.kinds import DCP_METADATA
+from trition_repo_gen.checkpoints.megatron_folders import DCP_METADATA
 
-# What the shards' index says of its files. The index is a pickle, which is never loaded here: the names of the
-# shards stand in it as plain bytes.
+# The index is a pickle, which is not loaded here: the shards' names stand in it as plain bytes.
 _SHARD_NAME = re.compile(rb"__\d+_\d+\.distcp")
 
 
 class IncompleteError(Exception):
-    """A part is missing; the text says which, as a part of a sentence."""
+    """A part is missing. The message says which, as a part of a sentence."""
 
 
 def size(folder: Path) -> int:
@@ -35,6 +34,10 @@ def size(folder: Path) -> int:
 
 
 def require(file: Path) -> None:
-    """Raise `IncompleteError` where a file is missing or empty."""
+    """Require a file that is not empty.
+
+    Raises:
+        IncompleteError: it is missing or empty.
+    """
     if not file.is_file() or file.stat().st_size == 0:
         raise IncompleteError(f"{file.name} is {'empty' if file.is_file() else 'missing'}")

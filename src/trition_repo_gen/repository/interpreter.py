@@ -1,19 +1,18 @@
-"""Which Python runs the ranks, and whether it can load a kind of checkpoint: looked up, nothing heavy is imported."""
+"""Choose the Python that runs the ranks, and check that it has the packages to load the checkpoint."""
 
 import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 
-from trition_repo_gen.checkpoints import Checkpoint
+from trition_repo_gen.checkpoints import KINDS, Checkpoint
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.paths import expanded
 from trition_repo_gen.repository.options import BuildOptions
 
 _DEFAULT = "python3"
 _SECONDS = 60.0
-"""For a Python whose packages lie on a slow disk."""
+"""Limit for listing packages, which may lie on a slow disk."""
 _PROBE = """
 import json, sys
 from importlib.metadata import PackageNotFoundError, version
@@ -27,53 +26,36 @@ print(json.dumps(found))
 """
 
 
-@dataclass(frozen=True)
-class _Need:
-    packages: tuple[str, ...]
-    lock: str
-    below: tuple[str, int] | None = None
-    """A package, and the first major version that does not do any more."""
-
-
-_NEEDS = {
-    "megatron_bridge": _Need(
-        ("megatron-bridge", "megatron-core", "torch"), "locks/megatron.txt (on a GPU machine, locks/megatron-gpu.txt)"
-    ),
-    "nemo2": _Need(
-        ("nemo-toolkit", "megatron-core", "torch", "transformers", "pillow"), "locks/nemo.txt", ("nemo-toolkit", 3)
-    ),
-}
-
-
 def choose(options: BuildOptions, checkpoint: Checkpoint) -> str:
     """Return the ranks' Python: the flag's, the environment's, or `python3`."""
-    names = ["TRGEN_RANK_PYTHON"]
-    if checkpoint.kind == "nemo2":
-        names.insert(0, "TRGEN_NEMO_PYTHON")
-    given = options.rank_python or next(filter(None, map(os.environ.get, names)), _DEFAULT)
-    # A relative path would be taken from tritonserver's folder. Symbolic links stay: they mark a virtual environment.
+    names = [KINDS[checkpoint.kind].environment.python_variable, "TRGEN_RANK_PYTHON"]
+    given = options.rank_python or next(filter(None, (os.environ.get(name) for name in names if name)), _DEFAULT)
+    # tritonserver would resolve a relative path in its own folder. Symbolic links are kept: a virtual environment's
+    # Python is one.
     return str(expanded(given).absolute()) if "/" in given else given
 
 
 def check(python: str, checkpoint: Checkpoint) -> list[str]:
-    """Return a sentence where the Python cannot be looked at from here, or is the default and lacks something.
+    """Return a note where the Python is on another machine, or is the default and lacks a package.
+
+    Nothing heavy is imported: its installed distributions are listed.
 
     Raises:
-        RepositoryError: it was chosen, is on this machine, and cannot load this kind of checkpoint.
+        RepositoryError: the user chose it, it is on this machine, and cannot load this kind of checkpoint.
     """
     if shutil.which(python) is None:
         return [
             f"The ranks' Python, {python}, is not on this machine; the machine that serves needs it "
             "(--rank-python, or RANK_PYTHON in config.pbtxt)."
         ]
-    need = _NEEDS[checkpoint.kind]
+    need = KINDS[checkpoint.kind].environment
     try:
         probe = [python, "-c", _PROBE, *need.packages]
         done = subprocess.run(probe, capture_output=True, text=True, timeout=_SECONDS, check=True)
         found = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         raise RepositoryError(
-            f"{python} did not say within {_SECONDS:g} s what packages it has; try again, or write another one as "
+            f"{python} did not list its packages within {_SECONDS:g} s; try again, or write another one as "
             "--rank-python."
         ) from None
     except (OSError, ValueError, subprocess.SubprocessError):

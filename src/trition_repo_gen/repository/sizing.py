@@ -98,7 +98,9 @@ def predict(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: int
         kv_cache=kv_cache,
         kv_cache_is_given=bool(settings.kv_cache_gib),
         token_bytes=max(stage_layers(checkpoint, layout)) * _layer_bytes(checkpoint, layout, item_size),
-        block_size=64 if checkpoint.multimodal or checkpoint.multi_latent_attention else 256,
+        block_size=memory.kv_block_tokens(
+            multimodal=checkpoint.multimodal, latents=checkpoint.multi_latent_attention, on_gpu=True
+        ),
         spare_blocks=0 if checkpoint.multimodal else 1,
         max_sequence_length=settings.max_sequence_length,
         max_requests=settings.max_requests,
@@ -198,7 +200,7 @@ def _instead(checkpoint: Checkpoint, layout: Layout, settings: Settings, gpu: in
 
 
 def _with_tensor_ranks(checkpoint: Checkpoint, layout: Layout, ranks: int) -> Layout | None:
-    """Return the layout with so many tensor-parallel ranks, None where the model cannot be cut like that."""
+    """Return the layout with so many tensor-parallel ranks, None where the model cannot be sharded like that."""
     experts = layout.expert_tensor_parallel_size if layout.expert_parallel_size > 1 else 0
     wider = replace(layout, tensor_parallel_size=ranks, expert_tensor_parallel_size=experts, num_gpus=0)
     try:

@@ -27,9 +27,6 @@ _Json = Any
 """Whatever JSON can say; pydantic's `JsonValue` would look at every element, and tell of each that is too deep."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "suffix": ("",),
     "tools": ([],),
     "functions": ([],),
@@ -79,10 +76,6 @@ class _Request(_AsIs):  # type: ignore[misc, valid-type]
     top_k: Annotated[int, Field(ge=-1, le=_MAX_INT)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] | None = None
     ignore_eos: bool | None = None
-
-    presence_penalty: _Json = None
-    frequency_penalty: _Json = None
-    logit_bias: _Json = None
 
     user: _Json = None
     store: _Json = None

@@ -22,7 +22,7 @@ from trition_repo_gen.runtime.common.settings import Settings
 from trition_repo_gen.runtime.rank import cpu
 from trition_repo_gen.runtime.rank.engines.core import attention_kernels
 from trition_repo_gen.runtime.rank.engines.core.loaded import LoadedModel, kv_block_size
-from trition_repo_gen.runtime.rank.loaders import layout, megatron_bridge, weights
+from trition_repo_gen.runtime.rank.loaders import bridge_text, layout, weights
 
 pytestmark = pytest.mark.usefixtures("bridge")
 
@@ -75,7 +75,7 @@ def load(checkpoint: Path, **settings: Any) -> Loaded:
     lines: list[str] = []
     values = {"checkpoint": str(checkpoint), "params_dtype": "float32"} | settings
     with one_rank():
-        return Loaded(megatron_bridge.load(Settings(**values), device_is_cpu=True, progress=lines.append), lines)
+        return Loaded(bridge_text.load(Settings(**values), on_cpu=True, progress=lines.append), lines)
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,17 @@ from types import ModuleType
 import pytest
 
 from tests.rank.upstream import Upstream, assert_needed
-from trition_repo_gen.runtime.rank.loaders import nemo2
+from trition_repo_gen.runtime.rank.loaders import upstream
 
 STRATEGIES = "megatron.core.dist_checkpointing.strategies"
 MENDS = {
-    "nemo2.without_tensorstore": Upstream(
+    "upstream.without_tensorstore": Upstream(
         "nemo/utils/callbacks/dist_ckpt_io.py",
         "from megatron.core.dist_checkpointing.strategies import tensorstore",
     ),
-    "nemo2._build, the projector's layers": Upstream(
+    "upstream.projector_layers": Upstream(
         "nemo/collections/vlm/vision/base.py",
-        "linear_fc1=TEColumnParallelLinear,",
+        "from megatron.core.transformer.custom_layers.transformer_engine import (\n        TEColumnParallelLinear,",
     ),
     "nemo2_layers.use_torch": Upstream(
         "nemo/collections/vlm/qwen2vl/model/base.py", "transformer_layer_spec = get_layer_spec_te(is_vit=True)"
@@ -41,6 +41,6 @@ def test_nemo_finds_the_module_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(strategies, "tensorstore", None, raising=False)
     del sys.modules[f"{STRATEGIES}.tensorstore"]
 
-    nemo2.without_tensorstore()
+    upstream.without_tensorstore()
 
     assert importlib.import_module(f"{STRATEGIES}.tensorstore") is strategies.tensorstore

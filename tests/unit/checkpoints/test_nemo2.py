@@ -5,11 +5,15 @@ from typing import Any
 import pytest
 
 from tests.files.nemo2 import CONFIG, MODEL, VISION, Call, Name, config, context, language, vision, write
-from trition_repo_gen.checkpoints import Checkpoint, read_nemo2
+from trition_repo_gen.checkpoints import KINDS, Checkpoint, read
 from trition_repo_gen.errors import CheckpointError
 
 QWEN2_VISION = VISION.replace("Qwen25VL", "Qwen2VL")
 PRESETS = "nemo.collections.vlm.qwen2vl.model.qwen2vl."
+
+
+def read_nemo2(path: Path, *, needs_tokenizer: bool = True) -> Checkpoint:
+    return read(path, kind=KINDS["nemo2"], multimodal=True, needs_tokenizer=needs_tokenizer)
 
 
 def model(**changes: Any) -> Call:
@@ -148,7 +152,7 @@ class TestProcessor:
             CheckpointError, match=r"qwen holds no processor: neither a folder of its context .*--processor-name"
         ):
             read_nemo2(root)
-        assert read_nemo2(root, needs_processor=False).family == "Qwen2.5-VL"
+        assert read_nemo2(root, needs_tokenizer=False).family == "Qwen2.5-VL"
 
     def test_it_may_lie_beside_the_context(self, tmp_path: Path) -> None:
         root = write(tmp_path / "qwen")

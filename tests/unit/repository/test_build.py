@@ -429,7 +429,7 @@ class TestMultimodal:
         [
             ({"tensor_parallel_size": 4}, "4 tensor-parallel ranks cannot share; write --tensor-parallel-size 2"),
             ({"pipeline_parallel_size": 3}, "3 pipeline stages cannot share"),
-            ({"context_parallel_size": 2}, "not cut by context; write --context-parallel-size 1"),
+            ({"context_parallel_size": 2}, "not sharded by context; write --context-parallel-size 1"),
             ({"expert_parallel_size": 2}, "has no experts"),
         ],
     )

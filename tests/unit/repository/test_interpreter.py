@@ -4,8 +4,7 @@ import pytest
 
 from tests.files import nemo2 as nemo2_files
 from tests.files.environments import MEGATRON, NEMO, make_environment
-from trition_repo_gen.checkpoints import Checkpoint, read_nemo2
-from trition_repo_gen.checkpoints import read as read_megatron_bridge
+from trition_repo_gen.checkpoints import Checkpoint, read
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository import interpreter
 from trition_repo_gen.repository.interpreter import check, choose
@@ -14,12 +13,12 @@ from trition_repo_gen.repository.options import BuildOptions
 
 @pytest.fixture
 def nemo2(tmp_path: Path) -> Checkpoint:
-    return read_nemo2(nemo2_files.write(tmp_path / "qwen"))
+    return read(nemo2_files.write(tmp_path / "qwen"), multimodal=True)
 
 
 @pytest.fixture
 def bridge(make_checkpoint: object) -> Checkpoint:
-    return read_megatron_bridge(make_checkpoint())  # type: ignore[operator]
+    return read(make_checkpoint())  # type: ignore[operator]
 
 
 def test_the_one_that_is_chosen(nemo2: Checkpoint, bridge: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,5 +82,5 @@ def test_one_that_takes_too_long(nemo2: Checkpoint, tmp_path: Path, monkeypatch:
     script.write_text("#!/bin/sh\nkill -STOP $$\n")
     script.chmod(0o755)
     monkeypatch.setattr(interpreter, "_SECONDS", 0.1)
-    with pytest.raises(RepositoryError, match=r"python did not say within 0\.1 s what packages it has; try again, or"):
+    with pytest.raises(RepositoryError, match=r"python did not list its packages within 0\.1 s; try again, or"):
         check(str(script), nemo2)

@@ -57,7 +57,15 @@ def test_openais_defaults() -> None:
         ({"min_tokens": 2}, {"min_length": 2}),
         ({"max_tokens": 7, "ignore_eos": True}, {"max_length": 7, "min_length": 7}),
         ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
-        ({"presence_penalty": 0, "logit_bias": {}, "user": "me", "seed": None}, {}),
+        ({"user": "me", "seed": None, "min_p": None}, {}),
+        (
+            {"presence_penalty": 0, "logit_bias": {}, "min_p": 0.1, "frequency_penalty": -2},
+            {"presence_penalty": 0.0, "logit_bias": "{}", "min_p": 0.1, "frequency_penalty": -2.0},
+        ),
+        (
+            {"logit_bias": {"1": 2, "30": -100.0}, "stop_token_ids": [7, 9]},
+            {"logit_bias": '{"1": 2, "30": -100.0}', "stop_token_ids": "[7, 9]"},
+        ),
     ],
 )
 def test_sampling(fields: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -120,8 +128,9 @@ def test_images_go_into_their_own_tensor() -> None:
         (CompletionRequest, {"stop": [""]}, "stop.0", "at least 1 character"),
         (CompletionRequest, {"suffix": "x"}, "suffix", "suffix is not supported"),
         (CompletionRequest, {"best_of": 2}, "best_of", "best_of is not supported"),
-        (CompletionRequest, {"logit_bias": {"1": 2}}, "logit_bias", "logit_bias is not supported"),
-        (CompletionRequest, {"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        (CompletionRequest, {"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
+        (CompletionRequest, {"min_p": -0.1}, "min_p", "greater than or equal to 0"),
+        (CompletionRequest, {"suffix": "a"}, "suffix", "suffix is not supported"),
         (CompletionRequest, {"stream_options": {}}, "stream_options", "only allowed when stream is true"),
         (ChatRequest, {"tools": [{"type": "function"}]}, "tools", "tools is not supported"),
         (ChatRequest, {"response_format": {"type": "json_object"}}, "response_format", "not supported"),

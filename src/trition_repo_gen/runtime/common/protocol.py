@@ -41,12 +41,17 @@ class SequenceRequest:
     temperature: float = default("temperature")
     top_k: int = default("top_k")
     top_p: float = default("top_p")
+    min_p: float = default("min_p")
     seed: int = 0
     repetition_penalty: float = default("repetition_penalty")
+    presence_penalty: float = default("presence_penalty")
+    frequency_penalty: float = default("frequency_penalty")
+    logit_bias: dict[int, float] = field(default_factory=dict)
     log_probs: bool = False
     top_logprobs: int = default("n_top_logprobs")
     echo: bool = False
     stop_words: list[str] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
     min_length: int = default("min_length")
     stream: bool = False
     images: list[bytes | str] = field(default_factory=list)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-CheckpointKind = Literal["megatron_bridge", "nemo2"]
+from .checkpoint_kinds import CheckpointKindName
+
 Dtype = Literal["float16", "bfloat16", "float32"]
 Switch = Literal["auto", "on", "off"]
 """auto: on where there is a GPU."""
@@ -73,7 +74,7 @@ class Settings(_Parameters):
 
     checkpoint: str
     """Path of the checkpoint's `iter_*` folder, of a NeMo 2.0 one's root."""
-    checkpoint_kind: CheckpointKind = "megatron_bridge"
+    checkpoint_kind: CheckpointKindName = "megatron_bridge"
     tokenizer: str = ""
     """Path or hub name; empty, or no such parameter, means the tokenizer that the checkpoint holds."""
     params_dtype: Dtype = "bfloat16"

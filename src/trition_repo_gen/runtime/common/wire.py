@@ -269,6 +269,67 @@ def _is_list_of_texts(document: Any) -> bool:
         return False
 
 
+class Tokens(Json):
+    """A JSON document that names tokens: iterating over its value gives their ids."""
+
+
+def _is_token_id(value: Any) -> bool:
+    """Whether a value is a token id, as a number or as the key of a JSON object."""
+    text = str(value)
+    return not isinstance(value, bool) and text.isascii() and text.isdigit() and int(text[:11]) <= MAX_INT
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBias(Tokens):
+    """A JSON object from token id to a number within bounds."""
+
+    form: ClassVar[str] = "a dictionary from token id to number"
+
+    most: float
+
+    def check(self, document: Any) -> dict[int, float]:
+        if not self.is_document(document):
+            raise BadRequestError(
+                f'{self.name} has to be a JSON object from token id to number such as {{"42": -100}}.'
+            )
+        biases = {int(token): float(bias) for token, bias in document.items()}
+        if len(biases) > MAX_TOKEN_IDS:
+            raise BadRequestError(f"{self.name} has {len(biases)} tokens; send {MAX_TOKEN_IDS} at most.")
+        for bias in biases.values():
+            if not -self.most <= bias <= self.most:
+                raise BadRequestError(f"{self.name} has {bias}; a bias has to be {self.bounds}.")
+        return biases
+
+    @staticmethod
+    def is_document(value: Any) -> bool:
+        return isinstance(value, dict) and all(
+            _is_token_id(token) and isinstance(bias, int | float) and not isinstance(bias, bool)
+            for token, bias in value.items()
+        )
+
+    @property
+    def bounds(self) -> str:
+        return f"between -{self.most:g} and {self.most:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenIds(Tokens):
+    """A JSON list of token ids."""
+
+    form: ClassVar[str] = "a list of token ids"
+
+    def check(self, document: Any) -> list[int]:
+        if not self.is_document(document):
+            raise BadRequestError(f"{self.name} has to be a JSON list of token ids such as [2, 13].")
+        if len(document) > MAX_TOKEN_IDS:
+            raise BadRequestError(f"{self.name} has {len(document)} tokens; send {MAX_TOKEN_IDS} at most.")
+        return list(document)
+
+    @staticmethod
+    def is_document(value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(isinstance(id_, int) and _is_token_id(id_) for id_ in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Images(Text):
     """Encoded images; `stub/images.py` reads them, within the limits of the deployment."""
@@ -345,12 +406,49 @@ INPUTS: tuple[Input, ...] = (
         trtllm=Alias(name="seed", datatype="UINT64"),
     ),
     Number(
+        name="min_p",
+        help="Sample only from tokens at least this fraction as likely as the most likely one; 0 is no limit.",
+        default=0.0,
+        least=0.0,
+        most=1.0,
+        rest="min_p",
+    ),
+    Number(
         name="repetition_penalty",
         help="Divides positive and multiplies negative logits of tokens that prompt or answer contain; 1 is none.",
         default=1.0,
         above=0.0,
         rest="repetition_penalty",
         trtllm=Alias(name="repetition_penalty", datatype="FP32"),
+    ),
+    Number(
+        name="presence_penalty",
+        help="Subtracted once from the logits of tokens that the answer contains; 0 is none.",
+        default=0.0,
+        least=-2.0,
+        most=2.0,
+        rest="presence_penalty",
+        trtllm=Alias(name="presence_penalty", datatype="FP32"),
+    ),
+    Number(
+        name="frequency_penalty",
+        help="Subtracted from a token's logit for each time that the answer contains it; 0 is none.",
+        default=0.0,
+        least=-2.0,
+        most=2.0,
+        rest="frequency_penalty",
+        trtllm=Alias(name="frequency_penalty", datatype="FP32"),
+    ),
+    TokenBias(
+        name="logit_bias",
+        help="Added to the logits: a JSON object from token id to number; -100 all but bans a token.",
+        most=100.0,
+        rest="logit_bias",
+    ),
+    TokenIds(
+        name="stop_token_ids",
+        help="Token ids that end the answer, as the model's own end does; a JSON list.",
+        rest="stop_token_ids",
     ),
     StopWords(name="stop_words", help="Texts that end the answer.", rest="stop", translated=True),
     Switch(name="use_greedy", help="Take the most likely token, whatever the other parameters say."),
@@ -418,8 +516,6 @@ OUTPUTS = (
 
 TRTLLM_ONLY = {
     Alias(name="beam_width", datatype="INT32"): 1,
-    Alias(name="presence_penalty", datatype="FP32"): 0.0,
-    Alias(name="frequency_penalty", datatype="FP32"): 0.0,
 }
 """Inputs of the alias that may have no other value."""
 TRTLLM_INPUTS: tuple[tuple[Alias, int], ...] = (

@@ -1,10 +1,10 @@
-"""The door for ranks: torchrun runs model.py once per GPU; started by hand, model.py starts torchrun for this node."""
+"""Entry point of ranks: torchrun runs model.py once per GPU; run by hand, model.py starts torchrun for this node."""
 
 import os
 
 
 def main() -> None:
-    """Run as a rank if torchrun says so, else as the node's torchrun."""
+    """Run as a rank if torchrun started this process, else as the node's torchrun."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from .run import run
 

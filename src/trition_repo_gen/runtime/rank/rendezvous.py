@@ -1,21 +1,21 @@
-"""Where ranks tell each other their addresses: a store of torchrun's, or of the first rank.
+"""Choose the store through which ranks exchange addresses: torchrun's, or one of the first rank.
 
-torchrun's is there before any rank is. The first rank instead binds a port that torchrun found free when it started,
-and seconds later, when torch is imported, another process of the machine may have it. But in torchrun's store ranks
-that are started again would read the addresses of dead ones: torch 2.11 gives all starts one set of keys
+torchrun's store exists before any rank. A store of the first rank needs a port that torchrun found free when it
+started; seconds later, when torch is imported, another process may have taken it. But in torchrun's store, restarted
+ranks would read the addresses of dead ones: torch 2.11 uses the same keys for all starts
 (torch/distributed/rendezvous.py, `_create_c10d_store`). On one node the starts are numbered, so that each has its own
-keys. Several nodes do not number them alike, and the store is the first rank's.
+keys. Several nodes do not agree on the number, so there the first rank has the store.
 """
 
 import os
 from typing import Any
 
 OWN_STORE_VARIABLE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-"""Environment variable that tells torchrun to leave the store to the first rank."""
+"""Environment variable that makes torchrun leave the store to the first rank."""
 
 
 def of_this_start(dist: Any) -> dict[str, Any]:
-    """Return the arguments of `init_process_group` that say where the ranks meet.
+    """Return the arguments of `init_process_group` for the store of this start.
 
     Args:
         dist: torch.distributed

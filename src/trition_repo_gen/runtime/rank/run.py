@@ -1,4 +1,4 @@
-"""One rank from start to serving: join the others, load this rank's part of the model, run the loop."""
+"""Run one rank: join the others, load this rank's part of the model, serve."""
 
 import faulthandler
 import gc
@@ -19,10 +19,10 @@ from .loop.connection import RankConnection
 
 
 def run() -> None:
-    """Serve until the process is ended. torchrun's environment variables say which rank this is."""
+    """Serve until the process is ended. torchrun's environment variables have this process's rank."""
     die_with_parent()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)  # not torchrun's handlers, which a forked rank begins with
+        signal.signal(number, signal.SIG_DFL)  # instead of torchrun's handlers, which a forked rank inherits
     faulthandler.enable()
     rank = int(os.environ["RANK"])
     name_process(f"rank {rank}")
@@ -36,14 +36,14 @@ def run() -> None:
             raise
         serving()
     except Exception:
-        traceback.print_exc()  # a forked rank's is kept by torchrun, and the stub shows what was written
+        traceback.print_exc()  # torchrun keeps a forked rank's, so that the stub shows it
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)  # at once: who waits for this rank learns of its death, not of threads that still fetch images
+        os._exit(1)  # at once, without waiting for threads that still fetch images
 
 
 def _start(rank: int, connection: RankConnection) -> Callable[[], None]:
-    """Bring the rank up; return what serves."""
+    """Start the rank; return the function that serves."""
     begun = time.monotonic()
     connection.progress("importing torch")
 
@@ -57,7 +57,7 @@ def _start(rank: int, connection: RankConnection) -> Callable[[], None]:
         dist.init_process_group("gloo", **rendezvous.of_this_start(dist))
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # Without `device_id`: a communicator for each of Megatron's groups, used or not, would take 7.6 GiB of the GPU.
+        # Without `device_id`: communicators of all of Megatron's groups, used or not, would take 7.6 GiB of the GPU.
         dist.init_process_group("nccl", **rendezvous.of_this_start(dist))
     settings = _meet(dist, connection)
 
@@ -73,7 +73,7 @@ def _start(rank: int, connection: RankConnection) -> Callable[[], None]:
     group, replica, groups = discover()
     engine.loop.run_until_complete(warm_up(engine, settings.max_sequence_length))
     gc.collect()
-    gc.freeze()  # 700,000 objects of the libraries: looking through them takes a third of a second, amid serving
+    gc.freeze()  # 700,000 objects of the libraries: scanning them takes a third of a second, during serving
     broadcast = StepBroadcast(group, rank)
     intake = None
     if broadcast.is_leader:
@@ -105,7 +105,7 @@ def _start(rank: int, connection: RankConnection) -> Callable[[], None]:
 
 
 def _meet(dist: Any, connection: RankConnection) -> Settings:
-    """Return the deployment's settings: the stub gave them to the ranks of its node, these give them to the others."""
+    """Return the deployment's settings, which the ranks of the stub's node have and share with the others."""
     own = (os.environ.get(SETTINGS_VARIABLE), os.environ.get(REMOTE_FRONTEND_VARIABLE))
     given: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(given, own)

@@ -1,23 +1,24 @@
-"""Which code loads and runs which kind of checkpoint. Everything heavy is imported only once the settings are known."""
+"""Load the model and start its engine. Everything heavy is imported only once the settings are known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..common.settings import Settings
+from .loaders import registry
+from .loaders.registry import Progress
 
 if TYPE_CHECKING:
     from .engines.api import Engine
+    from .engines.core.loaded import LoadedModel
+    from .engines.images.loaded import LoadedMultimodalModel
     from .engines.text import TextCodec
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Started:
-    """An engine that can take sequences, and what makes text into tokens and back."""
+    """An engine that is ready to take sequences, and what the serving loop needs beside it."""
 
     engine: Engine
     codec: TextCodec
@@ -25,59 +26,42 @@ class Started:
 
 
 def import_libraries(settings: Settings, *, on_cpu: bool) -> None:
-    """Import what loading and running such a checkpoint takes, behind the CPU backend where there is no GPU."""
-    if on_cpu:
-        from . import cpu
-
-        if settings.checkpoint_kind == "nemo2":
-            cpu.install_facade()
-        else:
-            cpu.install()
-    if settings.checkpoint_kind == "nemo2":
-        from .loaders import nemo2
-
-        nemo2.import_nemo()
-        return
-    from .loaders import megatron_bridge  # noqa: F401
-
-    if on_cpu:
-        cpu.after_import()
+    """Import everything that loading and running such a checkpoint takes; without a GPU, behind the CPU backend."""
+    registry.loader(settings.checkpoint_kind).import_libraries(multimodal=settings.multimodal, on_cpu=on_cpu)
     if settings.multimodal:
-        from .loaders import bridge_multimodal  # noqa: F401
+        from .engines.images import engine as _images  # noqa: F401
     else:
-        from .engines.core import engine  # noqa: F401
+        from .engines.core import engine as _core  # noqa: F401
 
 
 def start(settings: Settings, *, on_cpu: bool, progress: Progress) -> Started:
     """Load this rank's part of the model and make its engine. Collective: all ranks of the world call it."""
-    progress("importing NeMo" if settings.checkpoint_kind == "nemo2" else "importing Megatron")
+    loader = registry.loader(settings.checkpoint_kind)
+    progress(f"importing {loader.LIBRARY}")
     import_libraries(settings, on_cpu=on_cpu)
     if on_cpu and settings.enable_cuda_graphs:
         progress("ENABLE_CUDA_GRAPHS has no effect without a GPU")
+    loaded = loader.load(settings, on_cpu=on_cpu, progress=progress)
+    progress("starting the engine")
     if settings.multimodal:
-        return _start_multimodal(settings, on_cpu, progress)
+        return _start_multimodal(cast("LoadedMultimodalModel", loaded), settings)
+    return _start_text(cast("LoadedModel", loaded), settings, progress)
+
+
+def _start_text(loaded: LoadedModel, settings: Settings, progress: Progress) -> Started:
     from .engines.core.engine import RankEngine
     from .engines.core.graph_progress import GraphProgress
     from .engines.text import TextCodec
-    from .loaders import megatron_bridge
 
-    loaded = megatron_bridge.load(settings, device_is_cpu=on_cpu, progress=progress)
-    progress("starting the engine")
     codec = TextCodec(loaded.tokenizer)
     with GraphProgress(progress):
         return Started(RankEngine(loaded, settings, codec), codec, loaded.eos_ids)
 
 
-def _start_multimodal(settings: Settings, on_cpu: bool, progress: Progress) -> Started:
-    if settings.checkpoint_kind == "nemo2":
-        from .loaders.nemo2 import load
-    else:
-        from .loaders.bridge_multimodal import load
+def _start_multimodal(loaded: LoadedMultimodalModel, settings: Settings) -> Started:
     from .engines.images.codec import MultimodalCodec
     from .engines.images.engine import MultimodalEngine
     from .engines.images.fetch import Fetcher
 
-    loaded = load(settings, device_is_cpu=on_cpu, progress=progress)
-    progress("starting the engine")
     codec = MultimodalCodec(loaded.processor, settings.max_image_pixels, Fetcher(settings))
     return Started(MultimodalEngine(loaded, settings, codec), codec, loaded.eos_ids)

@@ -1,4 +1,4 @@
-"""torchrun for this node: starts its ranks, ends all of them when one dies, starts them again."""
+"""Run torchrun for this node: it starts the ranks, ends all of them when one dies, and restarts them."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from .rendezvous import OWN_STORE_VARIABLE
 def run_agent() -> None:
     """Run `torch.distributed.run` on model.py with this process's arguments.
 
-    On a further node of a deployment one starts it by hand:
+    On further nodes of a deployment, start it by hand:
     `python model.py --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:PORT`.
     """
     if PARENT_VARIABLE in os.environ:
@@ -28,7 +28,7 @@ def run_agent() -> None:
     _, nodes = run.parse_min_max_nnodes(run.parse_args(arguments).nnodes)
     if nodes > 1:  # see rendezvous.py
         os.environ.setdefault(OWN_STORE_VARIABLE, "1")
-    if torch.cuda.is_available():  # which works in no process that was forked
+    if torch.cuda.is_available():  # CUDA does not work in a forked process
         run.main(arguments)
     else:
         _import_for_all_ranks()
@@ -36,12 +36,12 @@ def run_agent() -> None:
 
 
 def _import_for_all_ranks() -> None:
-    """Import what the ranks will need: they are forked from here, now and after a death, and have it at once.
+    """Import what the ranks need: they are forked from this process, at the start and after a death.
 
-    On a further node nobody knows yet what that is, and each of its ranks imports it.
+    On further nodes the settings are not known yet, so each of their ranks imports it.
     """
     if parameters := os.environ.get(SETTINGS_VARIABLE):
         from .start import import_libraries
 
-        with contextlib.suppress(Exception):  # which the ranks will meet again, and report
+        with contextlib.suppress(Exception):  # the ranks will run into it again and report it
             import_libraries(Settings.from_parameters(json.loads(parameters)), on_cpu=True)

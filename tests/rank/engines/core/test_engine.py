@@ -16,7 +16,7 @@ from trition_repo_gen.runtime.rank import cpu
 from trition_repo_gen.runtime.rank.engines.core.engine import RankEngine
 from trition_repo_gen.runtime.rank.engines.core.loaded import LoadedModel
 from trition_repo_gen.runtime.rank.engines.text import TextCodec
-from trition_repo_gen.runtime.rank.loaders import megatron_bridge
+from trition_repo_gen.runtime.rank.loaders import bridge_text
 
 COMMON = "Count from one to fifty. " * 12
 ENDS = ("Now.", "What is the color of a banana?")
@@ -173,7 +173,7 @@ def outcomes(bridge: None, checkpoints: dict[str, Path]) -> Iterator[dict[str, O
     checkpoint = next(checkpoints["llama"].glob("iter_*"))
     settings = Settings(checkpoint=str(checkpoint), params_dtype="float32", max_sequence_length=1024, max_requests=16)
     with one_rank():
-        loaded = megatron_bridge.load(settings, device_is_cpu=cpu.needed(), progress=lambda line: None)
+        loaded = bridge_text.load(settings, on_cpu=cpu.needed(), progress=lambda line: None)
         model = Model(loaded, settings, TextCodec(loaded.tokenizer))
         plain = outcome_of(model, {})
         yield {"plain": plain} | {name: outcome_of(model, options) for name, options in ENGINES.items()}

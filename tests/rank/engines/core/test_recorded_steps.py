@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from megatron.core.inference.batch_dimensions_utils import CUDAGraphBatchDimensionBuilder, InferenceBatchDimensions
 
-from trition_repo_gen.runtime.rank.engines.core import engine
+from trition_repo_gen.runtime.rank.engines.core import upstream
 
 LIMITS = {"max_requests": 256, "max_tokens": 16384}
 STEPS = {
@@ -46,8 +46,8 @@ def tokens_of_graphs(*, with_prompts: bool, add: bool) -> dict[str, int | None]:
         **LIMITS,
     )
     if add:
-        engine._record_few_sequences(context, 2)
-        engine._record_long_steps(context, 2)
+        upstream.record_few_sequences(context, 2)
+        upstream.record_long_steps(context, 2)
     assert all(graph.is_valid(256, 4096, 0) for graph in recorded)
     assert len(set(recorded)) == len(recorded)
     found = {name: CUDAGraphBatchDimensionBuilder.match_graph_config(step, recorded) for name, step in STEPS.items()}
@@ -55,7 +55,7 @@ def tokens_of_graphs(*, with_prompts: bool, add: bool) -> dict[str, int | None]:
 
 
 def test_megatron_core_does_not_record_them() -> None:
-    """Where this fails, `_record_few_sequences` or `_record_long_steps` of engine.py is needed no more."""
+    """Where this fails, one of the two functions of upstream.py is needed no more."""
     assert tokens_of_graphs(with_prompts=True, add=False) == MEGATRON_CORE
 
 
@@ -88,5 +88,5 @@ def test_long_steps_are_those_that_sequences_can_fill_and_ranks_can_share(
         max_tokens=16384,
         max_sequence_length=max_sequence_length,
     )
-    engine._record_long_steps(context, ranks)
+    upstream.record_long_steps(context, ranks)
     assert [graph.token_count for graph in context.cuda_graph_batch_dimensions_list[:-1]] == tokens

@@ -19,7 +19,7 @@ from transformers import (
 
 from trition_repo_gen.runtime.common.protocol import SequenceRequest
 from trition_repo_gen.runtime.rank.engines.core.sampling import CoreSampling
-from trition_repo_gen.runtime.rank.engines.sampling import gumbel_noise
+from trition_repo_gen.runtime.rank.engines.sampling.random import gumbel_noise
 
 VOCABULARY, PADDED = 50, 64
 END_TOKENS = [4, 30]

@@ -79,14 +79,14 @@ def test_an_image_of_too_many_pixels_is_refused_without_decoding_it() -> None:
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0))
     pixels = png_chunk(b"IDAT", zlib.compress(bytes(30_001 * 10)))
     bomb = b"\x89PNG\r\n\x1a\n" + header + pixels + png_chunk(b"IEND", b"")
-    assert refusal(bomb) == ("images has a image of 10000 x 10000 pixels; this server takes 1000000 pixels at most.")
+    assert refusal(bomb) == ("images has an image of 10000 x 10000 pixels; this server takes 1000000 pixels at most.")
 
 
 def test_half_an_image_is_refused() -> None:
     data = encoded(Image.effect_noise((64, 64), 50), "PNG")
-    assert refusal(data[: len(data) // 2]).startswith("images has a image that cannot be read (")
+    assert refusal(data[: len(data) // 2]).startswith("images has an image that cannot be read (")
 
 
 @pytest.mark.parametrize("data", [b"", b"%PDF-1.7", b"\x00" * 1000])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
-    assert refusal(data) == "images has a image that cannot be read (no known format); send PNG, JPEG or WebP."
+    assert refusal(data) == "images has an image that cannot be read (no known format); send PNG, JPEG or WebP."

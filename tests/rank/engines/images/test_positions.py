@@ -44,7 +44,7 @@ def test_positions_are_those_of_hugging_face(grids: list[Grid]) -> None:
     [
         (prompt(), [[1, 4, 4]], "the prompt has fewer than 1 images"),
         (prompt([1, 4, 4]), [], "the prompt has more than 0 images"),
-        (prompt([1, 4, 4]), [[1, 4, 6]], "a image of 6 tokens has another number of places in the prompt"),
+        (prompt([1, 4, 4]), [[1, 4, 6]], "an image of 6 tokens has another number of places in the prompt"),
     ],
 )
 def test_a_prompt_with_other_images_than_are_sent_is_refused(

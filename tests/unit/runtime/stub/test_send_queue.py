@@ -7,7 +7,8 @@ from trition_repo_gen.runtime.stub.send_queue import SendQueues
 
 
 def test_a_lane_keeps_the_order_and_is_emptied_before_it_ends() -> None:
-    send_queues, done = SendQueues(), []
+    done: list[int] = []
+    send_queues = SendQueues()
     send_queue, gate = send_queues.send_queue(), threading.Event()
     send_queue.put(gate.wait)
     for number in range(100):

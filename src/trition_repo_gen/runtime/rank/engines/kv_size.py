@@ -1,4 +1,4 @@
-"""How much memory a rank's KV cache gets."""
+"""Choose the size of a rank's KV cache."""
 
 import torch
 import torch.distributed as dist
@@ -11,18 +11,18 @@ _CPU_GIB = 1.0
 
 
 def kv_cache_gib(settings: Settings, token_bytes: int, sizes: memory.ModelSizes, device: torch.device) -> float:
-    """Return the size in GiB: the setting, or what is sensible for the device.
+    """Return the size in GiB: the setting, or a default for the device.
 
-    Collective: all ranks get the same, by the one with the least memory, so that all come to the same schedule.
+    Collective: all ranks get the size of the rank with the least memory, so that all schedule alike.
 
     Args:
         settings: the deployment.
-        token_bytes: what a token's keys and values take on this rank.
-        sizes: the model's, by which memory is kept for activations.
-        device: where the cache will lie.
+        token_bytes: of a token's keys and values on this rank.
+        sizes: the model's, from which the memory for activations follows.
+        device: of the cache.
 
     Raises:
-        LoadError: the GPU has nothing left for it.
+        LoadError: the GPU has no memory left for it.
     """
     if settings.kv_cache_gib:
         return settings.kv_cache_gib
@@ -32,7 +32,7 @@ def kv_cache_gib(settings: Settings, token_bytes: int, sizes: memory.ModelSizes,
 
 
 def _on_gpu(settings: Settings, working: int, device: torch.device) -> int:
-    torch.cuda.empty_cache()  # what loading has used and steps may use again
+    torch.cuda.empty_cache()  # frees what loading used, for steps to use
     free, total = torch.cuda.mem_get_info(device)
     size = torch.tensor(memory.kv_cache_bytes(settings, total=total, free=free, working=working), device=device)
     dist.all_reduce(size, dist.ReduceOp.MIN)

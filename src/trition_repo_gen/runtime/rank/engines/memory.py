@@ -1,6 +1,6 @@
-"""What a rank needs of its GPU beside weights, and what is left for its KV cache.
+"""Compute a rank's GPU memory beside the weights, and the size of its KV cache.
 
-`trgen build` predicts with it what the ranks compute with it after loading. Standard library only.
+`trgen build` predicts with the same functions that the ranks use after loading. Standard library only.
 """
 
 from dataclasses import dataclass, fields
@@ -11,19 +11,24 @@ from ...common.settings import Dtype, Settings
 GIB = 2**30
 
 CONTEXT_BYTES = GIB
-"""In use after loading beside the weights: CUDA's context, loaded kernels, NCCL's communicators."""
+"""In use after loading beside the weights: the CUDA context, loaded kernels, NCCL communicators."""
 _WORKSPACE_BYTES = GIB // 2
-"""What comes with the first steps: workspaces of matrix products and attention, gaps between blocks of memory."""
+"""Allocated by the first steps: workspaces of matrix products and attention, fragmentation."""
 _CUDA_GRAPH_BYTES = GIB
-"""Memory that recorded steps keep."""
+"""Of recorded steps."""
 _LEAST_STEP_TOKENS = 16384
 """Megatron Core's own default of `max_tokens`."""
 _BYTES_PER_LOGIT = 48
-"""While sequences are sampled: float32 logits, their copies in order, and noise, which is made of int64."""
+"""While sequences are sampled: float32 logits, their sorted copies, and noise, made from int64."""
+KV_BLOCK_TOKENS = 256
+"""Tokens of a block of the KV cache, as FlashAttention reads it fastest."""
+SMALL_KV_BLOCK_TOKENS = 64
+"""Tokens of a block where FlashMLA reads it (megatron-core 0.19.2, dynamic_context.py:297 asserts it), of the cache of
+multimodal models, and on a CPU, where large blocks would waste much of a small cache."""
 GATHERED_TOKENS = 2**16
-"""Cached tokens whose keys and values a multimodal model copies together, unless one sequence has more."""
+"""Cached tokens whose keys and values a multimodal model copies at a time, unless one sequence has more."""
 _IMAGE_TOKEN = 4 * (3 * 1280 + 4 * 5120)
-"""Numbers of a image's token in the vision tower: 4 patches of at most 1280, in Qwen's feed-forward network 5120."""
+"""Values of an image's token in the vision tower: 4 patches of at most 1280, 5120 in Qwen's feed-forward network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,28 +48,39 @@ class ModelSizes:
 
     @classmethod
     def of(cls, source: Any, vocab_size: int) -> Self:
-        """Take them from an object that has them as attributes, where None stands for 0."""
+        """Return the sizes of an object that has them as attributes, where None stands for 0."""
         names = [field.name for field in fields(cls) if field.name != "vocab_size"]
         return cls(vocab_size=vocab_size, **{name: getattr(source, name, None) or 0 for name in names})
 
 
+def kv_block_tokens(*, multimodal: bool, latents: bool, on_gpu: bool) -> int:
+    """Return the tokens of a block of the KV cache.
+
+    Args:
+        multimodal: whether prompts come with images, so that the engine for such models runs it.
+        latents: whether the model has multi-latent attention.
+        on_gpu: whether the ranks have GPUs.
+    """
+    return SMALL_KV_BLOCK_TOKENS if multimodal or latents or not on_gpu else KV_BLOCK_TOKENS
+
+
 def item_size(dtype: Dtype) -> int:
-    """Return the bytes of a number."""
+    """Return the bytes of one value."""
     return 4 if dtype == "float32" else 2
 
 
 def tokens_per_step(settings: Settings) -> int:
-    """Return how many tokens one forward pass has at the most, prompts and running sequences together."""
+    """Return the maximum number of tokens of one forward pass, of prompts and running sequences together."""
     if settings.enable_chunked_prefill:
         return max(settings.chunked_prefill_size, settings.max_requests)
     return max(_LEAST_STEP_TOKENS, settings.max_sequence_length)
 
 
 def working_bytes(sizes: ModelSizes, settings: Settings) -> int:
-    """Return what steps need on a rank beside weights and KV cache, at the most, but for log-probabilities of prompts.
+    """Return the peak bytes a step needs on one rank, excluding the weights, the KV cache and prompt log-probabilities.
 
-    Activations of the longest step, logits and sampling of all sequences, copies of cached keys and values where models
-    read images, CUDA graphs, workspaces.
+    Counts activations of the longest step, logits and sampling of all sequences, copies of cached keys and values in
+    multimodal models, CUDA graphs, and workspaces.
     """
     activations = tokens_per_step(settings) * _token_bytes(sizes, settings)
     logits = settings.max_requests * sizes.vocab_size * _BYTES_PER_LOGIT
@@ -73,7 +89,7 @@ def working_bytes(sizes: ModelSizes, settings: Settings) -> int:
 
 
 def _gathered_bytes(sizes: ModelSizes, settings: Settings) -> int:
-    """Return what copies of cached keys and values take, of one layer, which the next one reuses."""
+    """Return the bytes of the copies of cached keys and values of one layer; the next layer reuses them."""
     if not settings.multimodal:
         return 0
     heads = -(-(sizes.num_query_groups or sizes.num_attention_heads) // settings.tensor_parallel_size)
@@ -82,7 +98,7 @@ def _gathered_bytes(sizes: ModelSizes, settings: Settings) -> int:
 
 
 def _token_bytes(sizes: ModelSizes, settings: Settings) -> int:
-    """Return what a token's activations take while they are most: those of one layer, which the next one reuses."""
+    """Return the peak bytes of a token's activations: those of one layer; the next layer reuses them."""
     hidden, ranks = sizes.hidden_size, settings.tensor_parallel_size
     heads = sizes.num_attention_heads + 2 * (sizes.num_query_groups or sizes.num_attention_heads)
     attention = 3 * heads * sizes.kv_channels // ranks  # projected, rotated, attended
@@ -100,7 +116,7 @@ def _token_bytes(sizes: ModelSizes, settings: Settings) -> int:
 
 
 def kv_cache_bytes(settings: Settings, *, total: int, free: int, working: int) -> int:
-    """Return what the KV cache gets on a GPU; not above 0 means that nothing is left for it.
+    """Return the bytes of the KV cache on a GPU; 0 or less means that no memory is left for it.
 
     Args:
         settings: the deployment.

@@ -1,4 +1,4 @@
-"""Text to tokens and back, with the tokenizer that belongs to the checkpoint."""
+"""Encode text to tokens and decode tokens to text, with the checkpoint's tokenizer."""
 
 import json
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from ...common.protocol import SequenceRequest, register
 
 
 class PromptError(ValueError):
-    """The prompt cannot be made into tokens; the text is one sentence for the client."""
+    """The prompt cannot be encoded. The message is a sentence for the client."""
 
 
 @register
 @dataclass(frozen=True)
 class Images:
-    """A prompt's images, cut into patches.
+    """A prompt's images as patches.
 
-    `patches` are float32 values, `patch_size` a patch; `grids` say for each image how many patches it has in time,
-    height and width.
+    `patches` are float32 values, `patch_size` of them for each patch; `grids` have the number of patches in time,
+    height and width of each image.
     """
 
     patches: bytes
@@ -30,7 +30,7 @@ class Images:
 @register
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the model sees it: the text after the chat template, its tokens, and its images if it has any."""
+    """An encoded prompt: its text after the chat template, its tokens, and its images if it has any."""
 
     text: str
     tokens: list[int]
@@ -52,9 +52,9 @@ class TextCodec:
         return max(len(token.encode()) for token in self._tokenizer.get_vocab())
 
     def encode(self, sequence: SequenceRequest) -> Prompt:
-        """Return the sequence's prompt, with the chat template applied where asked for.
+        """Return the sequence's encoded prompt, with the chat template applied if the sequence asks for it.
 
-        Chat templates are code from the checkpoint: `transformers` renders them in Jinja's immutable sandbox.
+        A chat template is code from the checkpoint: `transformers` renders it in Jinja's immutable sandbox.
 
         Raises:
             PromptError: the prompt is empty, or not a list of messages that the template takes.
@@ -81,7 +81,7 @@ class TextCodec:
         return text
 
     def spell(self, token: int) -> str:
-        """Return one token's text; a token that is no whole character is spelt as the vocabulary does."""
+        """Return one token's text; for a token that is no whole character, its spelling in the vocabulary."""
         text: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
         if "\N{REPLACEMENT CHARACTER}" in text or not text:
             spelling: str | None = self._tokenizer.convert_ids_to_tokens(token)
@@ -94,7 +94,7 @@ class TextCodec:
 
 
 class TextStream:
-    """Text that grows with its tokens and never ends within a character."""
+    """A text that grows token by token and never ends within a character."""
 
     def __init__(self, tokenizer: Any):
         self._backend = tokenizer.backend_tokenizer
@@ -102,12 +102,12 @@ class TextStream:
         self.text = ""
 
     def push(self, token: int) -> str:
-        """Add a token; return what it adds to `text`, which may be nothing yet."""
+        """Add a token; return the characters that it completes, possibly none."""
         try:
             piece = self._stream.step(self._backend, token) or ""
         except Exception:  # tokenizers has no class for it
-            # Bytes that are no UTF-8: a decoder with byte fallback then spells those before differently as well
-            # (tokenizers 0.22, "Invalid prefix encountered"). What was said stays; go on from here.
+            # Bytes that are no UTF-8: a decoder with byte fallback then decodes earlier bytes differently, too
+            # (tokenizers 0.22, "Invalid prefix encountered"). Keep the text so far and go on with a new decoder.
             self._stream = DecodeStream(skip_special_tokens=True)
             piece = self._stream.step(self._backend, token) or ""
         self.text += piece

@@ -1,1 +1,1 @@
-"""From a checkpoint on disk to a model on this rank: a module per kind of checkpoint, and what they share."""
+"""Load a checkpoint into a model on this rank. registry.py finds the module for a kind of checkpoint."""

@@ -1,6 +1,6 @@
-"""The index of a distributed checkpoint, `.metadata`: a pickle, which could name any code to run when it is read.
+"""Refuse a distributed checkpoint whose index, `.metadata`, could run code: it is a pickle.
 
-torch reads it without a look (torch 2.11, distributed/checkpoint/filesystem.py:930), so it is looked at before.
+torch unpickles it unchecked (torch 2.11, distributed/checkpoint/filesystem.py:930), so it is checked before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from ...common.errors import LoadError
 
 _CLASSES_OF = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner")
-"""Modules whose classes an index is made of."""
+"""Modules of the classes that an index consists of."""
 _NAMES = frozenset(
     {
         ("builtins", "set"),
@@ -31,13 +31,13 @@ _NAMES = frozenset(
 
 
 def require_harmless(folder: Path) -> None:
-    """Read the index with a reader that knows only what an index is made of.
+    """Read the index with an unpickler that accepts only the classes that an index consists of.
 
     Args:
         folder: of the distributed checkpoint.
 
     Raises:
-        LoadError: it names something else, or is damaged. Nothing that it names was imported.
+        LoadError: it names anything else, or is damaged. Nothing that it names was imported.
     """
     path = folder / ".metadata"
     try:

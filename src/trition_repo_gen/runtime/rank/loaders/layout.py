@@ -1,4 +1,4 @@
-"""The parallel layout and the number format of a deployment, written onto a model's configuration."""
+"""Write a deployment's parallel layout and dtype onto a model's configuration, and check them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch.distributed as dist
 from ...common.errors import LoadError
 from ...common.settings import Settings, cuda_graphs_obstacle
 
-# What a training run may have left on and serving has no use for: kernels that need Apex or user buffers, activation
-# recomputation, number formats other than the one that the settings name. Rotary embeddings are applied outside the
-# fused kernel by the dynamic engine's paged path.
+# Options that a training run may have turned on and serving does not need: kernels that need Apex or user buffers,
+# activation recomputation, dtypes other than the settings'. The dynamic engine's paged attention applies rotary
+# embeddings without the fused kernel.
 _TRAINING_ONLY: dict[str, object] = {
     "apply_rope_fusion": False,
     "cpu_offloading": False,
@@ -31,7 +31,7 @@ _TRAINING_ONLY: dict[str, object] = {
 
 
 def apply(config: Any, settings: Settings) -> None:
-    """Make a configuration that was read from a checkpoint this deployment's, in place.
+    """Write a deployment onto a configuration that was read from a checkpoint, in place.
 
     Args:
         config: a `TransformerConfig`, a Bridge provider or a `ModelConfig` that stands for one.
@@ -47,9 +47,9 @@ def apply(config: Any, settings: Settings) -> None:
     config.bf16, config.fp16 = dtype is torch.bfloat16, dtype is torch.float16
     config.perform_initialization = False
     if getattr(config, "multi_latent_attention", False):
-        config.cache_mla_latents = True  # the dynamic engine pages nothing else for multi-latent attention
+        config.cache_mla_latents = True  # all that the dynamic engine caches for multi-latent attention
     if getattr(config, "num_moe_experts", None):
-        # The others gather equal parts, which expert-parallel ranks do not have, or need DeepEP.
+        # The other dispatchers gather parts of equal size, which expert-parallel ranks do not have, or need DeepEP.
         config.moe_token_dispatcher_type = "alltoall"
         config.moe_enable_deepep = False
     _set_cuda_graphs(config, settings.enable_cuda_graphs)
@@ -60,7 +60,7 @@ def _set_parallel_sizes(config: Any, settings: Settings) -> None:
     config.pipeline_model_parallel_size = settings.pipeline_parallel_size
     config.context_parallel_size = settings.context_parallel_size
     config.expert_model_parallel_size = settings.expert_parallel_size
-    # Megatron's default is the tensor parallel size, and dense models take nothing else.
+    # Megatron's default is the tensor parallel size, and dense models accept nothing else.
     moe = bool(getattr(config, "num_moe_experts", None))
     config.expert_tensor_parallel_size = settings.expert_tensor_parallel_size if moe else settings.tensor_parallel_size
     config.sequence_parallel = settings.sequence_parallel and settings.tensor_parallel_size > 1
@@ -82,17 +82,17 @@ def _set_cuda_graphs(config: Any, enabled: bool) -> None:
             setattr(config, name, False)
     config.cuda_graph_impl = "local" if enabled else "none"
     if hasattr(config, "use_te_rng_tracker"):
-        config.use_te_rng_tracker = enabled  # Megatron-Bridge 0.6.2 demands it (models/gpt_provider.py:232)
+        config.use_te_rng_tracker = enabled  # required by Megatron-Bridge 0.6.2 (models/gpt_provider.py:232)
     for name in ("cuda_graph_scope", "cuda_graph_modules"):
         if hasattr(config, name):
             setattr(config, name, [])
     if hasattr(config, "inference_cuda_graph_scope"):
-        # One graph for all layers of a rank: replaying one for each costs more in Python than on the GPU.
+        # One graph for all layers of a rank: replaying one per layer takes longer in Python than on the GPU.
         config.inference_cuda_graph_scope = "block" if enabled else None
 
 
 def group_sizes(config: Any) -> dict[str, Any]:
-    """Return what `parallel_state.initialize_model_parallel` has to be told."""
+    """Return the arguments of `parallel_state.initialize_model_parallel`."""
     names = (
         "tensor_model_parallel_size",
         "pipeline_model_parallel_size",
@@ -104,13 +104,13 @@ def group_sizes(config: Any) -> dict[str, Any]:
 
 
 def check(config: Any, settings: Settings) -> None:
-    """Compare the layout with the world that torchrun started, and with what the engine can do.
+    """Check the layout against the number of ranks that torchrun started, and against what the engine can do.
 
     Raises:
-        LoadError: ranks are missing or left over, or the model cannot run like that.
+        LoadError: the number of ranks does not fit, or the model cannot run with that layout.
     """
     if config.sequence_parallel and getattr(config, "multi_latent_attention", False):
-        # core/transformer/multi_latent_attention.py:820 joins latents of a part of the sequence to keys of all of it.
+        # core/transformer/multi_latent_attention.py:820 joins latents of a part of the tokens to keys of all of them.
         raise LoadError("SEQUENCE_PARALLEL is true; for multi-latent attention Megatron Core 0.19 needs it false.")
     obstacle = cuda_graphs_obstacle(stages=settings.pipeline_parallel_size, experts=config.num_moe_experts or 0)
     if config.cuda_graph_impl == "local" and obstacle and not settings.multimodal:
@@ -123,12 +123,12 @@ def check(config: Any, settings: Settings) -> None:
     )
     if world % experts:
         raise LoadError(
-            f"{world} ranks were started, but the experts are cut for {experts}; start a multiple of {experts}."
+            f"{world} ranks were started, but the experts are sharded for {experts}; start a multiple of {experts}."
         )
 
 
 def describe(settings: Settings) -> str:
-    """Return the layout in a few words, for a progress line."""
+    """Return the layout as a short text for a progress line, such as `TP=2 PP=2`."""
     sizes = {
         "TP": settings.tensor_parallel_size,
         "PP": settings.pipeline_parallel_size,

@@ -1,103 +1,39 @@
-"""A Megatron-Bridge checkpoint becomes this rank's part of the model, cut as the settings say.
-
-Importing this module imports Megatron-Bridge. Where there is no GPU, `cpu.install` has to come before it and
-`cpu.after_import` after it.
-"""
+"""Loader of Megatron-Bridge checkpoints: what is imported in which order, and which module loads which model."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import megatron.bridge  # noqa: F401  # registers the model families that run_config.yaml may name
-import torch
-from megatron.bridge.training.model_load_save import build_and_load_model, load_model_config
-from megatron.core import parallel_state
-from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch.distributed.checkpoint.api import CheckpointException
+from ...common.settings import Settings
+from .registry import Progress
 
-from ...common.errors import LoadError
-from ...common.settings import Settings, is_on
-from ..engines.core import attention_kernels, upstream
-from ..engines.core.loaded import LoadedModel
-from . import layout, tokenizer, weights
+if TYPE_CHECKING:
+    from ..engines.core.loaded import LoadedModel
+    from ..engines.images.loaded import LoadedMultimodalModel
 
-__all__ = ["build", "load"]
+LIBRARY = "Megatron"
 
 
-def load(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> LoadedModel:
-    """Load this rank's part of a language model, and its tokenizer; see `build`.
-
-    Raises:
-        LoadError: as `build`, or there is no tokenizer, or no GPU for fused layers.
-    """
-    fused = is_on(settings.fused_layers, on_gpu=not device_is_cpu)
-    if fused and device_is_cpu:
-        raise LoadError("FUSED_LAYERS is on, but this rank has no GPU; set it to auto.")
-    words = tokenizer.load(Path(settings.checkpoint), settings.tokenizer)
-    model, config = build(settings, device_is_cpu=device_is_cpu, progress=progress)
-    attention_kernels.require_paged(model)
-    if fused:
-        from ..engines.core.fused.layers import fuse
-
-        attentions, mlps = fuse(model, settings.max_sequence_length)
-        progress(f"fused {attentions} attention and {mlps} MLP layers")
-    return LoadedModel(
-        model=model,
-        tokenizer=words.tokenizer,
-        eos_ids=words.eos_ids,
-        vocab_size=getattr(config, "vocab_size", None) or len(words.tokenizer),
-    )
-
-
-def build(settings: Settings, *, device_is_cpu: bool, progress: Callable[[str], None]) -> tuple[torch.nn.Module, Any]:
-    """Load this rank's part of the checkpoint. Collective: all ranks of the world call it.
-
-    Sets up Megatron's process groups on top of torch.distributed, which has to be initialized.
-
-    Args:
-        settings: the deployment.
-        device_is_cpu: whether the CPU backend is installed.
-        progress: takes one line about what goes on, several times.
-
-    Returns:
-        the model's part in eval mode, and the whole model's configuration.
-
-    Raises:
-        LoadError: the checkpoint lacks a weight, cannot be read, or cannot be cut like that.
-    """
-    started = time.monotonic()
-    checkpoint = Path(settings.checkpoint)
-    progress(f"reading {checkpoint}")
-    config, megatron_lm_arguments = load_model_config(str(checkpoint))
-    layout.apply(config, settings)
-    if device_is_cpu:
+def import_libraries(*, multimodal: bool, on_cpu: bool) -> None:
+    """See `Loader.import_libraries`."""
+    if on_cpu:
         from .. import cpu
 
-        cpu.adapt_config(config)
-    else:
-        progress(f"attention by {attention_kernels.choose(config)}")
-    upstream.apply()
-    layout.check(config, settings)
-    parallel_state.initialize_model_parallel(**layout.group_sizes(config))
-    # Nothing is drawn from Megatron's generators in serving, and the inference tracker does not switch them, which
-    # recording CUDA graphs would stumble over.
-    model_parallel_cuda_manual_seed(0, te_rng_tracker=settings.enable_cuda_graphs, inference_rng_tracker=True)
+        cpu.install()
+    from . import bridge_text  # noqa: F401
 
-    progress(f"building {type(config).__name__} as {settings.params_dtype}, {layout.describe(settings)}")
-    try:
-        with weights.checked(checkpoint, settings.legacy_checkpoint, progress):
-            models = build_and_load_model(
-                str(checkpoint),
-                config,
-                model_type=None if megatron_lm_arguments is None else "gpt",
-                megatron_args=megatron_lm_arguments,
-                use_cpu_init=device_is_cpu,
-            )
-    except CheckpointException as error:  # not an Exception to Python, so nobody up there would report it
-        rank, (cause, _) = next(iter(error.failures.items()))
-        raise LoadError(f"Rank {rank} cannot read {checkpoint}: {type(cause).__name__}: {cause}") from error
-    progress(f"loaded in {time.monotonic() - started:.1f} s")
-    return models[0].eval(), config
+    if on_cpu:
+        cpu.after_import()
+    if multimodal:
+        from . import bridge_multimodal  # noqa: F401
+
+
+def load(settings: Settings, *, on_cpu: bool, progress: Progress) -> LoadedModel | LoadedMultimodalModel:
+    """See `Loader.load`."""
+    if settings.multimodal:
+        from . import bridge_multimodal
+
+        return bridge_multimodal.load(settings, on_cpu=on_cpu, progress=progress)
+    from . import bridge_text
+
+    return bridge_text.load(settings, on_cpu=on_cpu, progress=progress)

@@ -1,8 +1,8 @@
-"""Reads the configuration graph of a NeMo 2.0 checkpoint, `context/io.json`, and refuses one that could run code.
+"""Read the configuration graph of a NeMo 2.0 checkpoint, `context/io.json`, and refuse one that could run code.
 
-The file is what fiddle's `serialization.dump_json` (0.3) writes: a graph of objects in which classes and functions
-stand as module and name. Loading it imports and calls them, so that whoever writes the file chooses what runs. Here it
-is read as plain data and nothing is imported. Standard library only: builds and ranks both use it.
+fiddle's `serialization.dump_json` (0.3) writes the file: a graph of objects that names classes and functions by module
+and name. Loading it with fiddle imports and calls them, so that the file's author chooses what runs. Here it is read as
+plain data and nothing is imported. Standard library only: builds and ranks both use it.
 """
 
 import json
@@ -21,7 +21,7 @@ _UNDER_WAY = object()
 
 
 class GraphError(ValueError):
-    """The graph is damaged, or names something that must not run; the text is one sentence."""
+    """The graph is damaged, or names something that must not run. The message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Config:
 
 
 class Graph:
-    """A checked graph.
+    """A graph that was checked when it was read.
 
     Args:
         folder: the checkpoint's `context` folder.
 
     Raises:
-        GraphError: the file is damaged, or names something that is not known. Nothing was imported.
+        GraphError: the file is damaged, or names something that is not on the allow-list. Nothing was imported.
         OSError: it cannot be read.
     """
 
@@ -99,7 +99,7 @@ class Graph:
         )
 
     def _check_buildable(self, node: Any) -> None:
-        """Check what is built later: only names of the short list, in the form that fiddle gives them."""
+        """Check the part that is built later: only allowed names, in the form in which fiddle writes them."""
         for part in [node, *(self._objects[key] for key in self._reachable(node))]:
             for each in _dictionaries(part):
                 if (symbol := _symbol(each)) and not allows(symbol):
@@ -119,18 +119,18 @@ class Graph:
         if kind in CONTAINERS | PLAIN or kind == NO_VALUE:
             return
         if kind == METADATA:
-            # The metadata of a named tuple is what fiddle calls to make it.
+            # fiddle calls the metadata of a named tuple to make it.
             if _symbol(node.get("metadata")) != METADATA:
                 raise self._damaged("metadata is made by something else")
         elif kind not in BUILDABLES:
-            # nemo opens the only item of such an object as a pickle.
+            # nemo-toolkit unpickles the only item of such an object.
             raise GraphError(
                 f"{self.path} keeps a part of the model, {kind}, as an object or a pickle, which could run anything; "
                 "save the checkpoint with a configuration that NeMo can write as JSON."
             )
 
     def _check_import_paths(self, config: Config) -> None:
-        seen: dict[int, Any] = {}  # values are shared, and could be so any number of times
+        seen: dict[int, Any] = {}  # values may be shared any number of times
         waiting: list[Any] = [config]
         while waiting:
             value = waiting.pop()
@@ -146,7 +146,7 @@ class Graph:
                 waiting += value.values() if isinstance(value, dict) else value
 
     def _find(self, path: tuple[str, ...]) -> Any:
-        """Return the node of an argument, by names from the root on."""
+        """Return the node of an argument, by the names that lead to it from the root."""
         node = self._document.get("root")
         for name in path:
             names, items = self._arguments(self._follow(node))
@@ -178,7 +178,7 @@ class Graph:
         return list(found)
 
     def _arguments(self, node: Any) -> tuple[list[str], list[Any]]:
-        """Return the names and the nodes of a call's arguments; they belong together by position."""
+        """Return the names and the nodes of a call's arguments, in the same order."""
         metadata = self._follow(node.get("metadata")) if isinstance(node, dict) else None
         fields = _items(metadata)
         if not isinstance(metadata, dict) or _symbol(metadata.get("type")) != METADATA or len(fields) < 2:
@@ -189,7 +189,7 @@ class Graph:
         return names, items
 
     def _value(self, node: Any) -> Any:
-        """Return what a node stands for, as plain data."""
+        """Return a node's value as plain data."""
         key = node["key"] if isinstance(node, dict) and node.get("type") == "ref" else None
         target = self._follow(node)
         if key is None:
@@ -215,7 +215,7 @@ class Graph:
         if kind in CONTAINERS:
             return [self._value(item) for item in _items(node)]
         if not isinstance(metadata, dict) or _symbol(metadata.get("type")) != METADATA:
-            return None  # fiddle's «no value», or the name of a pickle
+            return None  # fiddle's `NO_VALUE`, or the name of a pickle
         names, items = self._arguments(node)
         target = _symbol(self._follow(_items(metadata)[0]))
         if target is None:
@@ -224,7 +224,7 @@ class Graph:
 
 
 def _symbol(node: Any) -> Symbol | None:
-    """Return what a JSON object names; a configuration in YAML's form does it with `_target_`."""
+    """Return the symbol that a JSON object names; configurations in YAML's form name it as `_target_`."""
     match node:
         case {"module": module, "name": name}:
             return Symbol(str(module), str(name))
@@ -240,13 +240,13 @@ def _is_list_of_items(items: Any) -> bool:
 
 
 def _items(node: Any) -> list[Any]:
-    """Return an object's values; each stands behind its path, which is there for people."""
+    """Return an object's values, without the paths that stand before each of them."""
     items = node.get("items") if isinstance(node, dict) else None
     return [item[1] for item in items] if _is_list_of_items(items) and items else []
 
 
 def _dictionaries(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every JSON object in `node`, itself included, but none that it refers to."""
+    """Yield every JSON object in `node`, itself included, but not those that it refers to by key."""
     waiting = [node]
     while waiting:
         part = waiting.pop()

@@ -1,6 +1,6 @@
-"""Layers of NeMo's Qwen-VL models without Transformer Engine, with the checkpoint keys of those that have it.
+"""Layers of NeMo's Qwen-VL models without Transformer Engine, with the same checkpoint keys as with it.
 
-Where Transformer Engine is, nemo-toolkit builds the model itself; it has no specification for where it is not.
+With Transformer Engine, nemo-toolkit builds the model itself; it has no layer specification without.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 from torch.nn import functional
 
-# Transformer Engine's linear layers hold the norm before them, and its checkpoints name it so.
+# Transformer Engine's linear layers contain the norm before them, and its checkpoints name the weights accordingly.
 _KEYS = {
     "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
     "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
@@ -29,9 +29,9 @@ _KEYS = {
 
 
 class PackedAttention(torch.nn.Module):  # type: ignore[misc]
-    """Core attention of a vision tower: each packed sequence, a image or a window of one, attends to all of itself.
+    """Core attention of a vision tower: each packed sequence, an image or a window of one, attends to itself only.
 
-    The language model's layers are built with it too, and get the cache's attention afterwards.
+    The language model's layers are built with it too; the engine replaces it there by attention over its cache.
     """
 
     def __init__(self, config: Any, layer_number: int, attn_mask_type: Any, attention_type: str, **_: Any):
@@ -42,7 +42,7 @@ class PackedAttention(torch.nn.Module):  # type: ignore[misc]
 
         Args:
             query: (tokens, heads, head size), as `key` and `value`.
-            packed_seq_params: says where the sequences begin.
+            packed_seq_params: where the packed sequences begin.
 
         Returns:
             (tokens, heads * head size)
@@ -62,7 +62,7 @@ def use_torch(config: Any) -> None:
 
 
 def linear_layers(with_transformer_engine: bool) -> tuple[type, type]:
-    """Return the column-parallel and the sequence-parallel layer of the projector."""
+    """Return the classes of the projector's column-parallel and row-parallel layers."""
     if not with_transformer_engine:
         return ColumnParallelLinear, RowParallelLinear
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear

@@ -1,8 +1,8 @@
-"""What the configuration graph of a NeMo 2.0 checkpoint may name: an allow-list, in two parts.
+"""Allow-list of what the configuration graph of a NeMo 2.0 checkpoint may name, in two parts.
 
-The model's configuration is built from the graph, so what it names is imported and may be called with arguments that
-the graph chooses: a short list of classes and functions that do nothing but describe a model. The rest of the graph is
-the trainer that made the checkpoint. It is never built; what it names has to belong to NeMo's world all the same.
+The model's configuration is built from the graph: what it names is imported and may be called with arguments that the
+graph chooses. So a short list allows only classes and functions that describe a model. The rest of the graph is the
+trainer that made the checkpoint. It is never built, but may still name nothing outside of NeMo and its libraries.
 """
 
 import re
@@ -34,9 +34,9 @@ CONTAINERS = {Symbol("builtins", name) for name in ("dict", "list", "tuple", "se
 PLAIN = {Symbol("builtins", name) for name in ("int", "float", "str", "bool", "bytes", "slice")}
 _ALWAYS = BUILDABLES | CONTAINERS | PLAIN | {METADATA, NO_VALUE}
 
-# What a model's configuration consists of in checkpoints that nemo-toolkit 2.0 to 2.7 wrote: modules and names, whole.
-# A name is one identifier, but for members of enumerations: with dots one could reach through a module to another
-# (`torch` and `os.system`). No entry calls what it is given, imports by name, or opens a file when it is built.
+# What a model's configuration consists of in checkpoints that nemo-toolkit 2.0 to 2.7 wrote: patterns for the whole
+# module and the whole name. A name is one identifier, except for members of enumerations: a name with dots could reach
+# through a module to another (`torch` and `os.system`). No entry calls its arguments, imports by name, or opens a file.
 _MODEL_NAMES = tuple(
     (re.compile(module), re.compile(name))
     for module, name in (
@@ -60,7 +60,7 @@ _MODEL_NAMES = tuple(
     )
 )
 
-# What the rest of the graph names besides: the trainer, its callbacks, optimizer and data. Nothing of it is resolved.
+# What the rest of the graph may name besides: the trainer, its callbacks, optimizer and data. None of it is imported.
 _OTHER_NAMES = tuple(
     (re.compile(module), re.compile(name))
     for module, name in (
@@ -81,7 +81,7 @@ _OTHER_NAMES = tuple(
         (r"numpy", r"(?:float|int|uint)\d+|bool_|dtype"),
     )
 )
-# Names that run, import or unpickle what they are given, wherever a module of the above may have got them from.
+# Names that run, import or unpickle their arguments, whichever of the modules above exports them.
 _NEVER = re.compile(
     r"eval|exec\w*|compile|open|__\w+__|(?:get|set|del)attr|globals|locals|vars|breakpoint|import\w*|\w*system|\w*popen|Popen"
     r"|os|sys|subprocess|builtins|shutil|pickle|importlib|runpy|ctypes|socket|run|call|check_\w+|getoutput|spawn\w*|fork"
@@ -102,7 +102,7 @@ def is_known(symbol: Symbol) -> bool:
 
 
 IMPORT_PATHS = ("fp8_quantizer_factory", "fp4_quantizer_factory")
-"""Arguments that Megatron Core takes as the path of something to import (`transformer_config.py`, 0.16)."""
+"""Arguments whose values Megatron Core imports (`transformer_config.py`, 0.16)."""
 
 
 def _matches(table: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...], symbol: Symbol) -> bool:

@@ -1,7 +1,7 @@
-"""Reading a distributed checkpoint's tensors with several threads, from the file straight to where they belong.
+"""Read a distributed checkpoint's tensors with several threads, from the file into pinned buffers and the model.
 
 torch's reader (torch 2.11, distributed/checkpoint/filesystem.py, `FileSystemReader.read_data`) unpickles one tensor
-after another into ordinary memory and copies it from there: one thread's copies, three of them, set the pace.
+after another into pageable memory and copies it from there: one thread makes all three copies.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import pickle
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future as Submitted
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,42 +21,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan
 from torch.futures import Future
 
+from . import upstream
+
 _THREADS = 8
 _PIECE_BYTES = 32 << 20
 _LOCAL_HEADER_BYTES = 30
-"""Of a file in a zip archive, before its name and its extra field, whose lengths end it."""
+"""Of a file's header in a zip archive, before its name and its extra field, whose lengths are its last four bytes."""
 
 
 @contextmanager
 def by_threads() -> Iterator[None]:
-    """Have torch read checkpoints like this while inside the context."""
-    original = FileSystemReader.read_data
+    """Have torch read checkpoints with threads within this context."""
 
-    def read_data(self: Any, plan: LoadPlan, planner: Any) -> Future[None]:
-        found = [(item, _find(self, item, planner)) for item in plan.items]
+    def read_data(original: Callable[..., Any], reader: Any, plan: LoadPlan, planner: Any) -> Future[None]:
+        found = [(item, _find(reader, item, planner)) for item in plan.items]
         rest = [item for item, place in found if place is None]
         if rest:
-            original(self, LoadPlan(rest), planner)
+            original(reader, LoadPlan(rest), planner)
         _read([(item, place) for item, place in found if place is not None], planner)
         future: Future[None] = Future()
         future.set_result(None)
         return future
 
-    FileSystemReader.read_data = read_data
-    try:
+    with upstream.read_data_by(read_data):
         yield
-    finally:
-        FileSystemReader.read_data = original
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a stored tensor's bytes are, and which part of it is wanted."""
+    """Where a stored tensor's bytes are, and which part of it this rank needs."""
 
     path: Path
     offset: int
@@ -66,25 +63,25 @@ class _Place:
     lengths: tuple[int, ...]
 
     def pieces(self, target: Tensor) -> Iterator[tuple[_Place, Tensor]]:
-        """Yield the wanted part in sequences of the first dimension that are a piece together, each with its target."""
+        """Yield the needed part in pieces of the first dimension, each with its target."""
         if not self.shape:
             yield self, target
             return
-        sequence = self.dtype.itemsize
+        row_bytes = self.dtype.itemsize
         for size in self.shape[1:]:
-            sequence *= size
-        step = max(1, _PIECE_BYTES // max(1, sequence))
+            row_bytes *= size
+        step = max(1, _PIECE_BYTES // max(1, row_bytes))
         for first in range(0, self.lengths[0], step):
-            sequences = min(step, self.lengths[0] - first)
+            rows = min(step, self.lengths[0] - first)
             part = _Place(
                 self.path,
-                self.offset + (self.begin[0] + first) * sequence,
+                self.offset + (self.begin[0] + first) * row_bytes,
                 self.dtype,
-                (sequences, *self.shape[1:]),
+                (rows, *self.shape[1:]),
                 (0, *self.begin[1:]),
-                (sequences, *self.lengths[1:]),
+                (rows, *self.lengths[1:]),
             )
-            yield part, target[first : first + sequences]
+            yield part, target[first : first + rows]
 
 
 def _find(reader: Any, item: Any, planner: Any) -> _Place | None:
@@ -187,7 +184,7 @@ class _Window:
 
 
 def _read(items: list[tuple[Any, _Place]], planner: Any) -> None:
-    """Read all items, in the files' order, and commit each when it is there."""
+    """Read all items in the order of the files, and commit each once it is complete."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # the threads' streams do not wait for what initialised the weights
     items = sorted(items, key=lambda entry: (entry[1].path, entry[1].offset))
@@ -211,7 +208,7 @@ def _read(items: list[tuple[Any, _Place]], planner: Any) -> None:
 
 
 class _Copier:
-    """Copies pieces on any thread, each of which has a buffer and files of its own."""
+    """Copies pieces on any thread; each thread has its own buffer and file descriptors."""
 
     def __init__(self) -> None:
         self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
@@ -220,7 +217,7 @@ class _Copier:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def copy(self, piece: _Place, target: Tensor) -> None:
-        """Read a piece and put the wanted part of it into `target`."""
+        """Read a piece and copy the needed part of it to `target`."""
         size = piece.dtype.itemsize
         for length in piece.shape:
             size *= length

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint, wherever it is now.
+"""Find and load the tokenizer of a checkpoint.
 
 run_config.yaml stores absolute paths of the machine that saved the checkpoint. They come last here, and may be gone.
 """
@@ -16,21 +16,21 @@ from ...common.errors import LoadError
 
 
 @dataclass(frozen=True)
-class Words:
-    """A tokenizer and what ends its texts."""
+class LoadedTokenizer:
+    """A tokenizer and the tokens that end an answer."""
 
     tokenizer: Any
     """A fast tokenizer of `transformers`."""
     eos_ids: list[int]
-    """The tokenizer's end of text first, then what the model's generation settings add."""
+    """The tokenizer's own first, then those of the model's generation settings."""
 
 
-def load(checkpoint: Path, override: str) -> Words:
-    """Load the tokenizer. Code that a tokenizer brings along is never run.
+def load(checkpoint: Path, override: str) -> LoadedTokenizer:
+    """Load the tokenizer. Code that the tokenizer's folder holds is never run.
 
     Args:
         checkpoint: the checkpoint's `iter_*` folder.
-        override: a folder or a hub's name that comes before what the checkpoint says; empty for none.
+        override: a folder or a hub's name to use instead of the checkpoint's tokenizer; empty for none.
 
     Raises:
         LoadError: there is none, or `transformers` has no fast tokenizer for it.
@@ -47,7 +47,7 @@ def load(checkpoint: Path, override: str) -> Words:
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise LoadError(f"{source!r} is no fast tokenizer; save it again with a tokenizer.json, or set TOKENIZER.")
-    return Words(tokenizer, eos_ids(tokenizer, [Path(source), *saved_model(checkpoint)]))
+    return LoadedTokenizer(tokenizer, eos_ids(tokenizer, [Path(source), *saved_model(checkpoint)]))
 
 
 def find(checkpoint: Path, override: str) -> str:
@@ -69,6 +69,7 @@ def find(checkpoint: Path, override: str) -> str:
 
 
 def is_hub_name(text: str) -> bool:
+    """Whether a text can be the name of a tokenizer on a hub."""
     return not text.startswith((".", "/", "~")) and text.count("/") <= 1
 
 
@@ -87,7 +88,7 @@ def saved_model(checkpoint: Path) -> list[Path]:
 
 
 def eos_ids(tokenizer: Any, folders: list[Path]) -> list[int]:
-    """Return the end-of-text tokens: chat models often have one for turns as well, in generation_config.json."""
+    """Return the tokens that end an answer; chat models often have one that ends a turn, in generation_config.json."""
     found = [tokenizer.eos_token_id]
     for folder in folders:
         for name in ("generation_config.json", "config.json"):

@@ -21,7 +21,7 @@ from .topology import Group
 @register
 @dataclass(frozen=True)
 class NewSequence:
-    """A sequence that joins a replica. The prompt's text is there where the answer repeats it."""
+    """A sequence that joins a replica. The prompt has its text only where the answer repeats it."""
 
     id: int
     replica: int
@@ -42,7 +42,7 @@ class StepPlan:
 @register
 @dataclass(frozen=True)
 class EndSequence:
-    """A sequence met a stop word: the leader has to end it on all ranks."""
+    """A sequence reached a stop word: the leader has to end it on all ranks."""
 
     id: int
 
@@ -50,13 +50,13 @@ class EndSequence:
 @register
 @dataclass(frozen=True)
 class Dropped:
-    """A sequence ended before it ran; nobody waits for an answer."""
+    """A cancelled sequence ended before it ran; no answer is sent."""
 
     id: int
 
 
 class StepBroadcast:
-    """This rank's end of the group's sockets; all of the group's ranks construct it at the same time."""
+    """This rank's sockets to its group. Collective: all ranks of the world construct it at the same time."""
 
     def __init__(self, group: Group, rank: int):
         import torch.distributed as dist
@@ -66,9 +66,9 @@ class StepBroadcast:
         addresses: list[Any] = [None] * dist.get_world_size()
         own: tuple[str, str] | None = None
         if self.is_leader and followers:
-            # XPUB hears of subscriptions, so that no plan is published before everybody listens.
+            # XPUB receives subscriptions, so that no plan is published before all followers listen.
             self._plans = new_socket(zmq.XPUB)
-            self._plans.setsockopt(zmq.XPUB_VERBOSE, 1)  # of all of them, though they are alike
+            self._plans.setsockopt(zmq.XPUB_VERBOSE, 1)  # also repeated ones, which all followers send
             self.reports = new_socket(zmq.PULL)
             own = (_bind(self._plans, group, "plans"), _bind(self.reports, group, "reports"))
         dist.all_gather_object(addresses, own)
@@ -85,7 +85,7 @@ class StepBroadcast:
         self._alone = followers == 0
 
     def publish(self, plan: StepPlan) -> None:
-        """Leader only: tell the others what comes next."""
+        """Leader only: send the next plan to the followers."""
         if not self._alone:
             self._plans.send(encode(plan))
 
@@ -95,11 +95,11 @@ class StepBroadcast:
         return plan
 
     def report(self, messages: list[Any]) -> None:
-        """Speakers that do not lead: hand results to the leader."""
+        """Replica leaders other than the group's leader: send results to it."""
         self.reports.send(encode(messages))
 
     def read_reports(self) -> list[Any]:
-        """Leader only: return what replica leaders have reported since."""
+        """Leader only: return what the replica leaders reported since the last call."""
         messages: list[Any] = []
         while not self._alone:
             try:
@@ -120,9 +120,9 @@ def _bind(socket: Socket, group: Group, purpose: str) -> str:
 
 
 def _own_address() -> str:
-    """Return this node's address on the network where the ranks met."""
+    """Return this node's address on the network of the rendezvous."""
     with sockets.socket(sockets.AF_INET, sockets.SOCK_DGRAM) as probe:
-        # Connecting a datagram socket sends nothing: it only chooses the route.
+        # Connecting a datagram socket sends nothing; it only chooses the route.
         probe.connect((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
         address: str = probe.getsockname()[0]
         return address

@@ -16,7 +16,7 @@ _LINGER = 1000
 class RankConnection:
     """Sends messages to the stub.
 
-    Ranks of other nodes learn the stub's endpoint only when all ranks have met; until then messages are kept.
+    Ranks of other nodes get the stub's endpoint only after the rendezvous; messages are kept until then.
     """
 
     def __init__(self, rank: int):
@@ -44,7 +44,7 @@ class RankConnection:
         return self._endpoint is not None
 
     def connect(self, endpoint: str) -> None:
-        """Connect to the stub and send what was held back so far."""
+        """Connect to the stub and send the messages that were kept."""
         self._socket.connect(endpoint)
         self._endpoint = endpoint
         early, self._early = self._early, []
@@ -52,7 +52,7 @@ class RankConnection:
             self._socket.send(frame)
 
     def open_inbox(self) -> Socket:
-        """Return another connection to the stub, for a thread of its own: sockets are not to be shared."""
+        """Return another connection to the stub for another thread: threads must not share sockets."""
         assert self._endpoint is not None
         inbox = new_socket(zmq.DEALER, linger=_LINGER)
         inbox.connect(self._endpoint)
@@ -66,9 +66,9 @@ class RankConnection:
             self._early.append(encode(message))
 
     def progress(self, text: str) -> None:
-        """Say what this rank is doing."""
+        """Report what this rank is doing."""
         self.send(Progress(self._rank, text))
 
     def close(self) -> None:
-        """Let what was sent leave, then close all of this process's sockets."""
+        """Send what is queued, then close all of this process's sockets."""
         zmq.Context.instance().destroy(linger=_LINGER)

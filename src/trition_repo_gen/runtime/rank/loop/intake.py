@@ -1,4 +1,4 @@
-"""The leader's inbox: requests arrive and become tokens on a thread of their own, while steps run."""
+"""The leader's inbox: receive and encode requests on a thread of its own while steps run."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +17,12 @@ _FETCHERS = 8
 
 
 class Intake:
-    """Collects what has come for the group since the last step.
+    """Collects the group's requests that arrived since the last step.
 
     Args:
-        uplink: tells where the stub is.
-        codec: makes prompts into tokens.
-        ready: what the stub learns first; it sends requests from then on.
+        connection: to the stub.
+        codec: encodes prompts.
+        ready: the first message to the stub, which sends requests from then on.
     """
 
     def __init__(self, connection: RankConnection, codec: TextCodec, ready: Ready):
@@ -32,21 +32,21 @@ class Intake:
         self._poller.register(self._arrivals, zmq.POLLIN)
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
         self._fetching: set[int] = set()
-        """Sequences that wait for images from another host; whoever removes one decides what becomes of it."""
+        """Sequences that wait for images from another host. The thread that removes one answers it or drops it."""
         self._lock = threading.Lock()
         inbox = connection.open_inbox()
         inbox.send(encode(ready))
         threading.Thread(target=self._receive_forever, args=(inbox,), name="intake", daemon=True).start()
 
     def also_wake_for(self, socket: Socket) -> None:
-        """Let `collect` return when something comes on `socket`, too."""
+        """Let `collect` return when `socket` has a message, too."""
         self._poller.register(socket, zmq.POLLIN)
 
     def collect(self, *, wait: bool) -> list[Arrival]:
         """Return requests with their tokens, and cancellations, in order of arrival.
 
         Args:
-            wait: return only when there is something to look at.
+            wait: block until there is something to return.
         """
         if wait:
             self._poller.poll()
@@ -67,7 +67,7 @@ class Intake:
             self._arrivals.put(message)
 
     def _encode_later(self, request: Generate) -> None:
-        """Encode a sequence on a thread that may wait for other hosts, while others pass it."""
+        """Encode a sequence on a thread that may wait for other hosts; later sequences overtake it."""
         prompt = self._encode(request)
         if self._stop_fetching(request.id):
             self._arrivals.put((request, prompt))
@@ -83,5 +83,5 @@ class Intake:
             return self._codec.encode(request.sequence)
         except PromptError as error:
             return error
-        except Exception as error:  # nobody else would answer the request, nor any after it
+        except Exception as error:  # else neither this request nor any later one would be answered
             return PromptError(f"The prompt cannot be read: {type(error).__name__}: {error}.")

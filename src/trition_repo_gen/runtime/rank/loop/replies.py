@@ -1,13 +1,13 @@
-"""From an engine's finished request to the answer that the client gets; kept by the rank that speaks for a replica."""
+"""Turn an engine's finished sequences into answers, on the leader rank of each replica."""
 
 from ...common.protocol import Answer, Deltas, Done, FinishReason, Refused, SequenceRequest
-from ..engines.api import Finished, StepResult
+from ..engines.api import Finished, StepResult, end_ids
 from ..engines.text import TextCodec, TextStream
 from .broadcast import EndSequence, NewSequence
 
 
 def is_watched(sequence: SequenceRequest) -> bool:
-    """Whether the sequence's text matters at every step, and not only at its end."""
+    """Whether the sequence's text is needed after every step, and not only at its end."""
     return sequence.stream or bool(sequence.stop_words)
 
 
@@ -16,7 +16,7 @@ class Replies:
 
     def __init__(self, codec: TextCodec, eos_ids: list[int]):
         self._codec = codec
-        self._eos_ids = frozenset(eos_ids)
+        self._eos_ids = eos_ids
         self._sequences: dict[int, _SequenceText] = {}
 
     def add(self, new_sequence: NewSequence) -> None:
@@ -24,11 +24,11 @@ class Replies:
         self._sequences[new_sequence.id] = _SequenceText(new_sequence, self._codec)
 
     def forget(self, request_id: int) -> None:
-        """A sequence that nobody waits for left without a result."""
+        """Drop a cancelled sequence that ended without a result."""
         self._sequences.pop(request_id, None)
 
     def after_step(self, result: StepResult) -> "list[Deltas | Done | Refused | EndSequence]":
-        """Return what there is to tell: new text, sequences that met a stop word and have to end, answers."""
+        """Return what to report: new text, sequences to end because they reached a stop word, and answers."""
         messages: list[Deltas | Done | Refused | EndSequence] = []
         deltas = []
         for request_id, tokens in result.tokens.items():
@@ -48,7 +48,7 @@ class Replies:
     def _answer(self, sequence: "_SequenceText", finished: Finished) -> Done | Refused:
         if finished.failure is not None:
             return Refused(sequence.id, "INTERNAL", finished.failure)
-        ended = bool(finished.tokens) and finished.tokens[-1] in self._eos_ids
+        ended = bool(finished.tokens) and finished.tokens[-1] in end_ids(sequence.request, self._eos_ids)
         stopped = sequence.stopped_at is not None or ended or not finished.out_of_tokens
         answer = sequence.answer(finished, "stop" if stopped else "length")
         return Done(
@@ -59,6 +59,7 @@ class Replies:
 class _SequenceText:
     def __init__(self, new_sequence: NewSequence, codec: TextCodec):
         self.id = new_sequence.id
+        self.request = new_sequence.sequence
         self.streams = new_sequence.sequence.stream
         self._new_sequence = new_sequence
         self._codec = codec
@@ -67,11 +68,11 @@ class _SequenceText:
         self.stopped_at: int | None = None
         """Characters of the answer before its first stop word."""
         self._kept_tokens: int | None = None
-        self._told = 0
-        """Characters of prompt (where it is echoed) and answer that the client has."""
+        self._sent = 0
+        """Characters of prompt (if echoed) and answer that were sent to the client."""
 
     def push(self, tokens: list[int]) -> bool:
-        """Add tokens; return whether a stop word was met, now or before."""
+        """Add tokens; return whether a stop word was reached, now or before."""
         assert self._stream is not None
         for token in tokens:
             if self.stopped_at is not None:
@@ -80,7 +81,7 @@ class _SequenceText:
             self._stream.push(token)
             self._tokens += 1
             text = self._stream.text
-            # Only what ends in the new piece can be new.
+            # Only matches that end in the new text can be new.
             starts = [(word, max(0, before - len(word) + 1)) for word in self._new_sequence.sequence.stop_words]
             found = [at for word, start in starts if (at := text.find(word, start)) >= 0]
             if found:
@@ -89,21 +90,21 @@ class _SequenceText:
         return self.stopped_at is not None
 
     def take_text(self) -> str:
-        """Return the text that is certain by now and was not told before."""
+        """Return the text that cannot change any more and was not sent before."""
         assert self._stream is not None
         text = self._stream.text
         certain = self.stopped_at if self.stopped_at is not None else len(text) - self._withheld(text)
         text = self._new_sequence.prompt.text + text[:certain]
-        new = text[self._told :]
-        self._told = max(self._told, len(text))
+        new = text[self._sent :]
+        self._sent = max(self._sent, len(text))
         return new
 
     def rest_of(self, text: str) -> str:
-        """Return what was not told of the whole `text`."""
-        return text[self._told :]
+        """Return the part of the complete `text` that was not sent."""
+        return text[self._sent :]
 
     def _withheld(self, text: str) -> int:
-        """Return how many characters at the end may turn out to begin a stop word."""
+        """Return the number of characters at the end that may be the beginning of a stop word."""
         most = 0
         for word in self._new_sequence.sequence.stop_words:
             at = text.find(word[0], max(0, len(text) - len(word) + 1))
@@ -134,7 +135,7 @@ class _SequenceText:
             return self._stream.text[: self.stopped_at]
         text = self._codec.decode(tokens)
         if self._stream is not None and not text.startswith(self._stream.text):
-            # Bytes that are no text made the decoder spell those before differently: what was told stands.
+            # Bytes that are no text made the decoder spell earlier ones differently: keep the text that was sent.
             return self._stream.text
         return text
 

@@ -1,4 +1,4 @@
-"""The loop that every rank runs while it serves: agree on a plan, take sequences in, step, report."""
+"""The loop that every rank runs while it serves: receive a plan, admit sequences, run a step, report."""
 
 import time
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ _USAGE_SECONDS = 0.5
 
 
 class Leader:
-    """Decides what the group does next, from what the stub sent and what became of earlier sequences."""
+    """Decides what the group does next, from the stub's messages and the results of earlier steps."""
 
     def __init__(
         self, group: Group, broadcast: StepBroadcast, connection: RankConnection, intake: Intake, engine: Engine
     ):
-        self._bus = broadcast
-        self._uplink = connection
+        self._broadcast = broadcast
+        self._connection = connection
         self._engine = engine
         self._running: dict[int, int] = {}
-        """Unfinished sequences and the replica of each."""
+        """Unfinished sequences and their replicas."""
         self._load = dict.fromkeys(group.replica_leaders, 0)
         self._ending: list[int] = []
         self._usage_reported = 0.0
@@ -36,21 +36,21 @@ class Leader:
             intake.also_wake_for(broadcast.reports)
 
     def next_plan(self) -> StepPlan:
-        """Return and publish the next plan; with no sequence anywhere, wait for one."""
+        """Return and publish the next plan; without any sequence, wait for one."""
         new_sequences: list[NewSequence] = []
         idle = not (self._running or self._ending)
         self._report_usage(always=idle)
         arrivals = self._intake.collect(wait=idle)
-        self.settle(self._bus.read_reports())
+        self.settle(self._broadcast.read_reports())
         for arrival in arrivals:
             if isinstance(arrival, Cancel):
                 self._ending.append(arrival.id)
                 continue
             request, prompt = arrival
             if isinstance(prompt, PromptError):
-                self._uplink.send(Refused(request.id, "INVALID_ARG", str(prompt)))
+                self._connection.send(Refused(request.id, "INVALID_ARG", str(prompt)))
             elif sentence := self._engine.why_impossible(prompt, request.sequence):
-                self._uplink.send(Refused(request.id, "INVALID_ARG", sentence))
+                self._connection.send(Refused(request.id, "INVALID_ARG", sentence))
             else:
                 replica = min(self._load, key=lambda index: self._load[index])
                 self._running[request.id] = replica
@@ -62,23 +62,23 @@ class Leader:
         self._ending = []
         plan = StepPlan(new_sequences, ending, step=bool(self._running))
         if plan.new_sequences or plan.ending or plan.step:
-            self._bus.publish(plan)
+            self._broadcast.publish(plan)
         return plan
 
     def _report_usage(self, *, always: bool) -> None:
         if always or time.monotonic() - self._usage_reported > _USAGE_SECONDS:
             self._usage_reported = time.monotonic()
-            self._uplink.send(Usage(self._engine.kv_cache_usage))
+            self._connection.send(Usage(self._engine.kv_cache_usage))
 
     def settle(self, reports: "Sequence[Deltas | Done | Refused | EndSequence | Dropped]") -> None:
-        """Take note of sequences' ends, or of their wishes to end, and tell the stub."""
+        """Process reports: forget ended sequences, note those to end, and pass results on to the stub."""
         for report in reports:
             if isinstance(report, EndSequence):
                 self._ending.append(report.id)
             elif not isinstance(report, Deltas):
                 self._load[self._running.pop(report.id)] -= 1
-        if news := [report for report in reports if not isinstance(report, EndSequence | Dropped)]:
-            self._uplink.send(news)
+        if results := [report for report in reports if not isinstance(report, EndSequence | Dropped)]:
+            self._connection.send(results)
 
 
 async def serve(
@@ -113,7 +113,7 @@ async def serve(
         if not plan.step:
             continue
         if not engine.has_work:
-            if len(group.replica_leaders) > 1:  # replicas that share experts: the others' tokens may need this rank's
+            if len(group.replica_leaders) > 1:  # replicas that share experts: other replicas may need this rank's
                 engine.dummy_step()
             continue
         result = await engine.step()

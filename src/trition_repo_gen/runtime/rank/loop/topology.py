@@ -1,4 +1,4 @@
-"""Which ranks step together, and who of them speaks for the others."""
+"""Find the groups of ranks that step together, and the leader rank of each."""
 
 import os
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Membership:
-    """What one rank tells the others of itself."""
+    """What one rank sends to the others about itself."""
 
     rank: int
     node: str
@@ -63,7 +63,7 @@ def find_groups(memberships: Iterable[Membership]) -> list[Group]:
 
 
 def discover() -> tuple[Group, int, int]:
-    """Ask Megatron Core's process groups, on all ranks at the same time.
+    """Find this rank's group from Megatron Core's process groups. Collective: all ranks call it.
 
     Returns:
         this rank's group, its replica, and how many groups there are.

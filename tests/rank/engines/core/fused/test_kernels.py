@@ -1,11 +1,10 @@
-"""Norms, activations, gates, rotations and argmax: Triton's kernels, interpreted, against plain torch."""
+"""Norms, activations, gates and rotations: Triton's kernels, interpreted, against plain torch."""
 
 import pytest
 import torch
 from torch.nn import functional
 
 from tests.rank.engines.core.fused.plain_torch import EPS, TOLERANCE, distance, split_and_rotate
-from trition_repo_gen.runtime.rank.engines.core.fused import argmax
 from trition_repo_gen.runtime.rank.engines.core.fused.gate import GatedProduct
 from trition_repo_gen.runtime.rank.engines.core.fused.kernels import (
     Places,
@@ -56,16 +55,3 @@ def test_rotate_and_store(heads: int, rotated: int, normed: bool) -> None:
     expected_cache[1, blocks.long(), slots] = value
     assert distance(query, queries.reshape(tokens, 1, groups * heads, size)) < TOLERANCE
     assert distance(cache, expected_cache) < TOLERANCE
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("columns", [1, 5000])
-@pytest.mark.parametrize("programs", [1, 1056])
-def test_argmax(rows: int, columns: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that are no contiguous tensor, whose largest number is there more than once, and rows that have none."""
-    monkeypatch.setattr(argmax, "_PROGRAMS", programs)
-    x = torch.randn(rows, columns + 3)[:, :columns].bfloat16()
-    for row in range(rows):
-        x[row, torch.randperm(columns)[:3]] = 7.0
-    for numbers in (x, torch.full((rows, columns), float("-inf"))):
-        assert torch.equal(argmax.argmax(numbers).long(), numbers.float().argmax(dim=-1))

@@ -17,7 +17,7 @@ from trition_repo_gen.runtime.rank.engines.core.fused import decoding
 from trition_repo_gen.runtime.rank.engines.core.fused.layers import fuse
 from trition_repo_gen.runtime.rank.engines.core.loaded import LoadedModel
 from trition_repo_gen.runtime.rank.engines.text import TextCodec
-from trition_repo_gen.runtime.rank.loaders import megatron_bridge
+from trition_repo_gen.runtime.rank.loaders import bridge_text
 
 PROMPTS = ("Now.", "Be")
 MAX_LENGTH = 3
@@ -63,7 +63,7 @@ def outcome_of(checkpoint: Path) -> Outcome:
         tensor_parallel_size=ranks,
         num_gpus=ranks,
     )
-    loaded = megatron_bridge.load(settings, device_is_cpu=True, progress=lambda line: None)
+    loaded = bridge_text.load(settings, on_cpu=True, progress=lambda line: None)
     plain = answers(loaded, settings)
     attentions, mlps = fuse(loaded.model, settings.max_sequence_length)
     with pytest.MonkeyPatch.context() as patch:

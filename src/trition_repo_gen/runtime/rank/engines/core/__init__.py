@@ -1,1 +1,1 @@
-"""Megatron Core's `DynamicInferenceEngine`, and what it needs to serve: joining, sampling, fused layers, mends."""
+"""Megatron Core's `DynamicInferenceEngine`: scheduling, sampling, fused layers, corrections of upstream."""

@@ -1,4 +1,4 @@
-"""Which kernels compute attention over the paged cache on a GPU, decided before anything is loaded."""
+"""Choose the kernels that compute attention over the paged cache on a GPU, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OLDEST_FLASH_ATTENTION = "2.7.3"
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """Which generations of FlashAttention the environment has, and whether FlashMLA."""
+    """The generations of FlashAttention in the environment, and whether it has FlashMLA."""
 
     fa2: bool = False
     fa3: bool = False
@@ -22,10 +22,11 @@ class Installed:
     flash_mla: bool = False
 
     def generation(self, architecture: int, *, latents: bool) -> int:
-        """Return the generation to use on a GPU of SM `architecture`.x; with `latents` it reads the prompts.
+        """Return the generation to use on a GPU of SM `architecture`.x; with `latents`, for prompts only.
 
-        The fourth runs from Hopper on; there it cannot split keys over blocks, which the third can: long contexts of
-        few rows are faster with that one. The second reads blocks of 256 tokens, where FlashMLA has 64.
+        FlashAttention 4 runs on Hopper and later. On Hopper it cannot split keys over blocks, which FlashAttention 3
+        can: long contexts of few sequences are faster with 3. FlashAttention 2 reads blocks of 256 tokens, but FlashMLA
+        needs blocks of 64.
 
         Raises:
             LoadError: there is none.
@@ -73,15 +74,15 @@ def choose(config: Any) -> str:
 
 
 def require_paged(model: torch.nn.Module) -> None:
-    """Refuse layers whose attention is more than what the engine computes over its cache.
+    """Refuse layers whose attention the engine does not compute over its cache.
 
     Megatron Core's engine hands queries, keys and values to FlashAttention itself and never calls a layer's
     `core_attention` (megatron-core 0.19.2, core/transformer/attention.py, `flash_decode_and_prefill`): what a family's
-    own class does there, such as capping logits or other windows, would be missing without a word. Another scale is all
-    that can be told, as an attribute that this method looks for.
+    own class does there, such as capping logits or other windows, would be silently missing. Only another scale is
+    passed on, as an attribute of the layer, which is set here.
 
     Raises:
-        LoadError: a layer has an attention of its family's own.
+        LoadError: a layer has an attention class of its family's own.
     """
     from megatron.core.extensions.transformer_engine import TEDotProductAttention
     from megatron.core.transformer.attention import SelfAttention

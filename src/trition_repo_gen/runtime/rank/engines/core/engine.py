@@ -1,13 +1,11 @@
-"""Megatron Core's `DynamicInferenceEngine` on one rank: sequences in, one step at a time, finished sequences out."""
+"""Run Megatron Core's `DynamicInferenceEngine` on one rank, one step at a time."""
 
 import copy
-import functools
 import math
 import time
 from typing import Any, Self
 
 import torch
-from megatron.core.inference.batch_dimensions_utils import InferenceBatchDimensions
 from megatron.core.inference.config import AsyncScheduleMode, InferenceConfig, PrefixCachingEvictionPolicy
 from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
 from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
@@ -15,43 +13,42 @@ from megatron.core.inference.inference_request import DynamicInferenceRequest, D
 from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
 from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
-from megatron.core.transformer.module import Float16Module
 
 from ....common.protocol import SequenceRequest
 from ....common.settings import Settings, is_on
-from ..api import Finished, StepResult, why_impossible
+from ..api import Finished, StepResult, end_ids, why_impossible
 from ..kv_size import kv_cache_gib
 from ..memory import ModelSizes, tokens_per_step
 from ..text import Prompt, TextCodec
+from . import upstream
 from .joining import Joining
 from .loaded import LoadedModel, kv_block_size
 from .sampling import CoreSampling
 
 _CUDA_GRAPHS = 16
 """Batch sizes for which a decoding step is recorded, spaced by factors of two."""
-_LONG_STEPS = (1024, 1536, 2048)
-"""Tokens of steps that are recorded beyond Megatron Core's 512; of more, an 8B's take a GPU longer than the host."""
 
 
 class RankEngine:
-    """One rank's engine for models that read text; see `Engine`."""
+    """One rank's engine for language models; see `Engine`."""
 
     def __init__(self, loaded: LoadedModel, settings: Settings, codec: TextCodec):
         config = loaded.model.config
         self.max_sequence_length = settings.max_sequence_length
         self.vocab_size = loaded.vocab_size
-        self._eos = loaded.eos_ids[0] if loaded.eos_ids else -1
-        self._more_eos = loaded.eos_ids[1:]
+        self._eos_ids = loaded.eos_ids
         self._device = next(loaded.model.parameters()).device
         self._sampling = CoreSampling(loaded.vocab_size, loaded.eos_ids)
+        self._further_ends: dict[int, list[list[int]]] = {}
+        """Tokens that end a sequence beside the first, each as a stop word of one token; of sequences that have any."""
         self._watched: dict[int, int] = {}
-        """Sequences whose tokens are wanted at every step, with how many were given out."""
+        """Sequences whose tokens are reported after every step, with how many were reported."""
         self._tokenless: set[int] = set()
         """Sequences that have no token yet."""
         self._first_token: dict[int, float] = {}
-        """When each sequence had its first, on the monotonic clock."""
+        """When each sequence got its first token, in seconds of the monotonic clock."""
         self._ending: set[int] = set()
-        """Sequences that are to end as soon as they may."""
+        """Sequences to end as soon as the engine allows."""
 
         max_requests = _round_up(settings.max_requests, settings.tensor_parallel_size)
         sizes = ModelSizes.of(config, loaded.vocab_size)
@@ -72,28 +69,21 @@ class RankEngine:
             ),
         )
         if not config.sequence_parallel:
-            _record_few_sequences(self._context, settings.tensor_parallel_size)
-        _record_long_steps(self._context, settings.tensor_parallel_size)
+            upstream.record_few_sequences(self._context, settings.tensor_parallel_size)
+        upstream.record_long_steps(self._context, settings.tensor_parallel_size)
         controller = TextGenerationController(
-            GPTInferenceWrapper(_keep_precision(loaded.model), self._context), _EngineTokenizer(codec)
+            GPTInferenceWrapper(upstream.logits_in_model_dtype(loaded.model), self._context), _EngineTokenizer(codec)
         )
-        controller._sampling = self._sampling
+        upstream.use_sampling(controller, self._sampling)
         self._engine = DynamicInferenceEngine(controller=controller, context=self._context)
         Joining(self._engine).take_over()
-        # The engine would detokenise on every rank, within the step. As the member of a coordinated group that is not
-        # the coordinator it does not (dynamic_engine.py, async_bookkeep).
-        self._engine.use_coordinator = True
-        self._engine.is_mp_coordinator = False
-        # With CUDA graphs the controller copies each step's logits into a buffer that it has made for last tokens, and
-        # nothing that was recorded reads it (megatron-core 0.19.2, text_generation_controller.py:319 and :857).
-        assert controller._enable_cuda_graph is (config.cuda_graph_impl == "local")
-        controller._enable_cuda_graph, controller._all_logits_cuda = False, None
-        # The engine would refuse sequences that ask for their prompt's log-probabilities; `step` has them computed.
-        self._engine.materialize_only_last_token_logits = False
+        upstream.without_detokenization(self._engine)
+        upstream.without_logits_copy(controller, records_graphs=config.cuda_graph_impl == "local")
+        upstream.allow_prompt_log_probs(self._engine)
 
     @property
     def slots(self) -> int:
-        """Sequences that run at the same time: each has at least one block of the KV cache."""
+        """Sequences that can run at the same time; each needs at least one block of the KV cache."""
         return int(min(self._context.max_requests, self._blocks))
 
     @property
@@ -125,16 +115,20 @@ class RankEngine:
         """See `Engine.add`."""
         tokens = prompt.tokens
         self._sampling.add(request_id, sequence, tokens, self._device)
+        ends = end_ids(sequence, self._eos_ids)
+        if ends[1:]:
+            self._further_ends[request_id] = [[token] for token in ends[1:]]
         sampling = _ShallowSamplingParams(
             top_k=1,  # the parameters that count are the sampler's own
             num_tokens_to_generate=min(sequence.max_length, self.max_sequence_length - len(tokens)),
-            termination_id=self._eos,
+            termination_id=ends[0] if ends else -1,
             return_log_probs=sequence.log_probs or sequence.top_logprobs > 0,
             skip_prompt_log_probs=not _wants_prompt_log_probs(sequence),
             top_n_logprobs=sequence.top_logprobs,
+            detokenize_stop_sequence=True,  # keep the token that ended the answer, whichever of `ends` it is
         )
-        # The engine's own `add_request` copies tokens to the GPU, and its context copies them back to where it keeps
-        # them: with both the host waits for the step that the GPU is at (megatron-core 0.19.2, dynamic_engine.py:1200).
+        # The engine's own `add_request` copies tokens to the GPU, and its context copies them back to the host. Both
+        # copies make the host wait for the step that runs on the GPU (megatron-core 0.19.2, dynamic_engine.py:1200).
         request = DynamicInferenceRequest(
             request_id=request_id,
             prompt_tokens=torch.tensor(tokens, dtype=torch.int64),
@@ -143,7 +137,7 @@ class RankEngine:
             enable_prefix_caching=self._context.enable_prefix_caching,
         )
         if _wants_prompt_log_probs(sequence):
-            # They are computed from the whole prompt: it must not begin with another's blocks, nor lend its own.
+            # They are computed from the whole prompt, which must share no blocks of the prefix cache.
             request.precomputed_block_hashes = []
             self._sampling.remember_prompt(request_id, tokens)
         self._engine._add_request(request)
@@ -158,6 +152,7 @@ class RankEngine:
             self._engine.waiting_request_ids.remove(request_id)
             del self._engine.requests[request_id]
             self._sampling.remove(request_id)
+            self._further_ends.pop(request_id, None)
             self._tokenless.discard(request_id)
             self._watched.pop(request_id, None)
             return True
@@ -178,6 +173,7 @@ class RankEngine:
             decode_seconds = now - self._first_token.pop(request.request_id, now)
             result.finished[request.request_id] = _finished(request, decode_seconds)
             self._sampling.remove(request.request_id)
+            self._further_ends.pop(request.request_id, None)
         self._tokenless -= result.finished.keys()
         self._ending -= result.finished.keys()
         self._engine.stop_word_finished_request_ids -= result.finished.keys()
@@ -199,37 +195,37 @@ class RankEngine:
 
     @property
     def _blocks(self) -> int:
-        """Blocks of the KV cache; one more is the engine's own."""
+        """Blocks of the KV cache for sequences; the engine keeps one more for itself."""
         return int(self._context.kv_block_allocator.total_count) - 1
 
     @property
     def _cached_blocks(self) -> int:
-        """Blocks that no sequence has, kept for prompts that begin alike."""
+        """Blocks that no sequence uses, kept for prompts with the same prefix."""
         blocks = self._context.kv_block_allocator
         return int(blocks.get_evictable_block_count()) if blocks.enable_prefix_caching else 0
 
     def _prepare_waiting_sequences(self) -> None:
-        """Tell the engine which further tokens end a sequence; it forgets that of sequences that it evicts."""
-        if self._more_eos:
+        """Set the further tokens that end a sequence; the engine drops them when it evicts a sequence."""
+        if self._further_ends:
             for request_id in self._engine.waiting_request_ids:
-                self._engine.get_request(request_id).stop_word_ids = [[token] for token in self._more_eos]
+                self._engine.get_request(request_id).stop_word_ids = self._further_ends.get(request_id)
 
     def _end_sequences(self) -> None:
-        """End what is to end, but for a prompt amid its chunks, of which the engine would forget the wish."""
+        """End the sequences to end, except one whose prompt is read in chunks: the engine would drop its mark."""
         ready = self._ending - {self._context.chunked_prefill_request_id}
         self._engine.stop_word_finished_request_ids |= ready
         self._ending -= ready
 
     def _make_room(self) -> None:
-        """Let a cached block go for every running sequence that may need one in this step.
+        """Free a cached block for every running sequence that may need one in this step.
 
-        The engine lets them go for new sequences, but evicts a running sequence that needs a block rather than a cached
-        block (megatron-core 0.19.2, dynamic_context.py, `resume_paused_requests` counts `total_avail` only).
+        The engine frees them for new sequences only. A running sequence that needs a block is evicted although cached
+        blocks could be freed (megatron-core 0.19.2, dynamic_context.py:4427 counts `total_avail` only).
         """
         blocks = self._context.kv_block_allocator
         missing = int(self._context.total_request_count) - int(blocks.total_avail)
         if blocks.enable_prefix_caching and missing > 0 and (cached := self._cached_blocks):
-            with torch.inference_mode():  # recording CUDA graphs leaves tensors that cannot be written without it
+            with torch.inference_mode():  # tensors made while CUDA graphs are recorded cannot be written without it
                 blocks.evict_lru_blocks(min(missing, cached))
 
     def _generated(self, request_id: int) -> list[int]:
@@ -238,11 +234,11 @@ class RankEngine:
 
 
 def _merged(record: DynamicInferenceRequestRecord) -> DynamicInferenceRequest:
-    """Return the sequence as a whole, which the engine may have evicted and taken in again."""
+    """Return the sequence's parts as one request: the engine makes a part each time it evicts and resumes it."""
     if len(record.requests) == 1:
         return record.requests[0]
     for part in record.requests:
-        # What ended before it was sampled again has none, and `merge` cannot add none to a list.
+        # None in a part that ended before another token was sampled, and `merge` adds lists only.
         part.generated_log_probs = part.generated_log_probs or []
         part.generated_top_n_logprobs = part.generated_top_n_logprobs or []
     return record.merge()
@@ -252,7 +248,7 @@ def _finished(request: DynamicInferenceRequest, decode_seconds: float) -> Finish
     tokens = request.generated_tokens
     return Finished(
         tokens=tokens,
-        # Ends other than the first are the engine's stop words, which it cuts off: such a sequence is shorter.
+        # End tokens other than the first are the engine's stop words, which it removes: such a sequence is shorter.
         out_of_tokens=len(tokens) >= request.sampling_params.num_tokens_to_generate,
         decode_seconds=decode_seconds,
         log_probs=request.generated_log_probs or [],
@@ -276,14 +272,17 @@ def _wants_prompt_log_probs(sequence: SequenceRequest) -> bool:
 
 
 class _ShallowSamplingParams(SamplingParams):  # type: ignore[misc]
-    """Numbers only. Megatron Core copies them for every sequence, deeply, which took half of the time to add one."""
+    """Numbers only, so that copying them is cheap.
+
+    Megatron Core makes a deep copy for every sequence (0.19.2, inference_request.py:393), which took half of `add`.
+    """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy.copy(self)
 
 
 class _EngineTokenizer:
-    """What the engine asks of a tokenizer: only the spelling of single tokens in `top_n_logprobs`."""
+    """The part of a tokenizer that the engine uses: the spelling of single tokens in `top_n_logprobs`."""
 
     eod = None
     bos = None
@@ -295,48 +294,13 @@ class _EngineTokenizer:
         return "".join(self._codec.spell(token) for token in tokens)
 
 
-def _record_few_sequences(context: DynamicInferenceContext, ranks: int) -> None:
-    """Have decoding steps of fewer sequences than there are tensor-parallel ranks recorded as well.
-
-    Megatron Core rounds the number up (megatron-core 0.19.2, core/inference/batch_dimensions_utils.py), which only
-    sequence parallelism needs: one sequence would be computed as two.
-    """
-    recorded = context.cuda_graph_batch_dimensions_list
-    fewer = [1 << power for power in reversed(range((ranks - 1).bit_length()))]
-    missing = [InferenceBatchDimensions(sequences, 0, sequences) for sequences in fewer]
-    if recorded:  # the largest come first
-        recorded += [dimensions for dimensions in missing if dimensions not in recorded]
-
-
-def _record_long_steps(context: DynamicInferenceContext, ranks: int) -> None:
-    """Have steps with prompts of more tokens recorded, each once: sequences that read a prompt may decode as well.
-
-    Sequence parallelism cuts a step's tokens into as many parts as there are ranks. Steps that are longer than all
-    sequences together are not recorded: their positions would lie beyond the tables.
-    """
-    recorded = context.cuda_graph_batch_dimensions_list
-    sequences = context.max_requests
-    if recorded and context.use_cuda_graphs_for_non_decode_steps:
-        sizes = [tokens for tokens in reversed(_LONG_STEPS) if tokens <= context.max_tokens and tokens % ranks == 0]
-        steps = [InferenceBatchDimensions(tokens, sequences, 0) for tokens in sizes]
-        valid = [step for step in steps if step.is_valid(sequences, context.max_sequence_length, 0)]
-        recorded[:0] = [step for step in valid if step not in recorded]
-
-
-def _keep_precision(model: torch.nn.Module) -> torch.nn.Module:
-    """Return logits in the model's own dtype: for 256 sequences the copy to float32 takes longer than sampling."""
-    if isinstance(model, Float16Module):
-        model.forward = functools.partial(model.forward, fp32_output=False)
-    return model
-
-
 def _schedule(settings: Settings, device: torch.device) -> AsyncScheduleMode:
     overlap = is_on(settings.async_scheduling, on_gpu=device.type == "cuda")
     return AsyncScheduleMode.ASYNC if overlap else AsyncScheduleMode.LEGACY
 
 
 def _token_bytes(config: Any, settings: Settings) -> int:
-    """Return what a token's keys and values take on this rank."""
+    """Return the bytes of a token's keys and values on this rank."""
     heads = max(1, (config.num_query_groups or config.num_attention_heads) // settings.tensor_parallel_size)
     layers = math.ceil(config.num_layers / settings.pipeline_parallel_size)
     return int(2 * layers * heads * config.kv_channels * config.params_dtype.itemsize)
@@ -344,7 +308,7 @@ def _token_bytes(config: Any, settings: Settings) -> int:
 
 def _tokens_per_step(settings: Settings, max_requests: int) -> int:
     tokens = max(tokens_per_step(settings), max_requests)
-    # The engine pads a step's tokens to this, without a look at their limit.
+    # The engine pads a step's tokens to a multiple of this, beyond the limit if need be.
     return int(DynamicInferenceContext.round_up_tokens(tokens, settings.tensor_parallel_size))
 
 

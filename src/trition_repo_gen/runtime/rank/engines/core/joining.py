@@ -1,4 +1,4 @@
-"""Which waiting sequences join a step of Megatron Core's engine, and how they get there."""
+"""Choose the waiting sequences that join a step of Megatron Core's engine, and add them all at once."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ from megatron.core.inference.contexts.dynamic_context import DynamicInferenceCon
 from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
 from megatron.core.inference.inference_request import DynamicInferenceRequest
 
+from . import upstream
+
 
 class Joining:
-    """Decides which waiting sequences join the engine's next forward pass, and lets them in."""
+    """Admits waiting sequences to the engine's next forward pass."""
 
     def __init__(self, engine: DynamicInferenceEngine):
         self._engine = engine
@@ -16,31 +18,30 @@ class Joining:
         self._schedule_waiting = engine.schedule_waiting_requests
 
     def take_over(self) -> None:
-        """Have the engine do as is written here."""
-        self._engine.schedule_waiting_requests = self._schedule
-        if not (self._context.enable_prefix_caching or self._context.is_hybrid_model):
-            self._engine.schedule_non_chunked_prefill = self._let_in
+        """Have the engine schedule with this object."""
+        has_own_way = self._context.enable_prefix_caching or self._context.is_hybrid_model
+        upstream.schedule_by(self._engine, self._schedule, None if has_own_way else self._admit)
 
     def _schedule(self) -> None:
-        """Let waiting sequences into the next forward pass; no logits of an earlier one are waiting to be read.
+        """Admit waiting sequences to the next forward pass. The logits of earlier passes have been read.
 
-        A sequence that wants its prompt's log-probabilities joins without others: logits of all tokens of the pass are
-        computed then, and a vocabulary's worth of numbers for each of 16,384 tokens is more than a GPU has left.
+        A sequence that asks for its prompt's log-probabilities joins alone: its pass computes the logits of all tokens,
+        and logits of 16,384 tokens are more than a GPU has memory left for.
         """
         waiting = self._engine.waiting_request_ids
-        wanting = [self._wants_prompt_logits(request_id) for request_id in waiting]
-        alone = wanting[:1] == [True]
-        considered = 1 if alone else [*wanting, True].index(True)
+        needs_all_logits = [self._needs_prompt_logits(request_id) for request_id in waiting]
+        alone = needs_all_logits[:1] == [True]
+        considered = 1 if alone else [*needs_all_logits, True].index(True)
         later = [waiting.pop() for _ in range(len(waiting) - considered)]
         self._context.config.materialize_only_last_token_logits = not alone
         self._schedule_waiting()
         waiting.extend(reversed(later))
 
-    def _wants_prompt_logits(self, request_id: int) -> bool:
+    def _needs_prompt_logits(self, request_id: int) -> bool:
         return not self._engine.get_request(request_id).sampling_params.skip_prompt_log_probs
 
-    def _let_in(self) -> None:
-        """Let in as many waiting sequences as there is room for, in their order."""
+    def _admit(self) -> None:
+        """Admit as many waiting sequences as there is room for, in their order."""
         context, waiting = self._context, self._engine.waiting_request_ids
         if context.paused_request_count:
             return
@@ -64,13 +65,13 @@ class Joining:
 
 
 def let_in(context: DynamicInferenceContext, requests: Sequence[DynamicInferenceRequest]) -> None:
-    """Do what the context's `add_request` does for each, with a tensor operation for all where it has 25 for each.
+    """Add requests to the context as its `add_request` would, with one tensor operation for all instead of 25 for each.
 
-    The context itself does so for sequences that warm it up, which have no blocks of the cache.
+    `add_dummy_requests_parallel`, which the context uses for its warm-up, does so except for blocks of the cache.
 
     Args:
         context: without prefix caching, not of a hybrid model, with room for all.
-        requests: their prompts are on the host, and none of them has been read.
+        requests: with prompts on the host, of which no token has been computed.
     """
     first, first_token = context.total_request_count, context.active_token_count
     context.add_dummy_requests_parallel(requests)

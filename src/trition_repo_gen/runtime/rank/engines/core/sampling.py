@@ -1,4 +1,4 @@
-"""The sequence sampler as a sampling backend of Megatron Core's engine, in place of its batch-wide random stream."""
+"""Use the sampler as a sampling backend of Megatron Core's engine, instead of its batch-wide random generator."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +15,10 @@ class CoreSampling(Sampler, Sampling):  # type: ignore[misc]
     def __init__(self, vocab_size: int, eos_ids: Sequence[int] = ()):
         Sampler.__init__(self, vocab_size, eos_ids)
         self._prompts: dict[int, list[int]] = {}
-        """Of sequences whose prompts' log-probabilities are wanted."""
+        """Prompts of sequences that ask for their log-probabilities."""
 
     def remember_prompt(self, request_id: int, tokens: Sequence[int]) -> None:
-        """The log-probabilities of these tokens will be wanted, which the engine reads off what was sampled."""
+        """Keep a prompt whose log-probabilities are asked for: the engine takes them from the sampled tokens."""
         self._prompts[request_id] = list(tokens)
 
     def remove(self, request_id: int) -> None:
@@ -43,8 +43,8 @@ class CoreSampling(Sampler, Sampling):  # type: ignore[misc]
         """Sample one token for each of the `n` active requests; see `Sampling.sample_kernel`.
 
         Args:
-            logits: [>= n, padded vocabulary]; what is beyond the vocabulary is set to -inf in place, so that
-                log-probabilities computed from the same buffer leave it out as well.
+            logits: [>= n, padded vocabulary]; the padding is set to -inf in place, so that log-probabilities computed
+                from the same buffer exclude it as well.
 
         Returns:
             int64[n]
@@ -56,14 +56,15 @@ class CoreSampling(Sampler, Sampling):  # type: ignore[misc]
         logits = logits[:n] if gather_indices is None else logits[gather_indices[:n]]
         first, last = context.paused_request_count, context.total_request_count
         request_ids = context.request_ids[first:last].tolist()
-        # A prompt's unfinished chunk samples as well. The engine drops that token, but takes its log-probability for
-        # that of the prompt's next token (megatron-core 0.19.2, dynamic_context.py, `calculate_log_probs_tensors`).
+        # A token is sampled for an unfinished chunk of a prompt, too. The engine drops it, but reports its
+        # log-probability as that of the prompt's next token (megatron-core 0.19.2, dynamic_context.py,
+        # `calculate_log_probs_tensors`).
         unfinished = context.chunked_prefill_request_id
         tokens = self.sample(logits, request_ids, unfinished)
         if unfinished in self._prompts and unfinished in request_ids:
             index = request_ids.index(unfinished)
             position = int((context.request_kv_length_offsets + context.request_query_lengths)[first + index])
-            # A sequence that was evicted comes back with its answer as part of the prompt, where nobody asks any more.
+            # A sequence that was evicted resumes with its answer as part of the prompt; that part is not asked for.
             if position < len(self._prompts[unfinished]):
                 tokens[index] = self._prompts[unfinished][position]
         if output is None:
@@ -72,5 +73,5 @@ class CoreSampling(Sampler, Sampling):  # type: ignore[misc]
         return output
 
     def log_probs_kernel(self, logits: Tensor, context: Any, *, token_to_request_index: Tensor | None = None) -> Tensor:
-        """Not reached: log-probabilities are those of the model's own distribution ("raw_logprobs")."""
+        """Not called: log-probabilities are those of the model's own distribution ("raw_logprobs")."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Attention over the paged cache, in the place of a Megatron layer's core attention.
+"""Attention over the paged cache, which replaces a Megatron layer's core attention.
 
-Megatron's attention layers project, normalise and turn queries and keys, then hand them to their `core_attention`. With
-this one there, a model class whose `forward` knows nothing of a cache decodes with one.
+Megatron's attention layers project, normalise and rotate queries and keys, then call their `core_attention`. With this
+one, a model class whose `forward` has no cache decodes with one.
 """
 
 from collections.abc import Sequence
@@ -30,21 +30,21 @@ class Span:
 
 
 class Batch:
-    """Which token of a step is whose, for all layers alike.
+    """Which token of a step belongs to which sequence; the same for all layers.
 
     Args:
         spans: sequences in the order of their tokens; one that begins at 0 is a prompt, any other is one token.
-        cache: where the sequences' keys and values lie.
+        cache: of the sequences' keys and values.
         device: of the model.
     """
 
     def __init__(self, spans: Sequence[Span], cache: KVCache, device: torch.device):
         self.written = torch.cat([cache.places(span.request_id, span.start, span.stop) for span in spans]).to(device)
-        """int64[tokens]: where each token's key and value go."""
+        """int64[tokens]: where each token's key and value are written."""
         self.prompts: list[slice] = []
-        """Tokens of the step that attend to one another."""
+        """Tokens of the step that attend to each other."""
         self.decoding: list[Decoding] = []
-        """Tokens that attend to what is cached."""
+        """Tokens that attend to cached keys."""
         singles: list[Span] = []
         indices: list[int] = []
         begin = 0
@@ -65,15 +65,15 @@ class Decoding:
     """Sequences with one token each, of similar lengths: copies of their keys and values are padded to the longest."""
 
     tokens: Tensor
-    """int64[sequences]: which of the step's."""
+    """int64[sequences]: indices among the step's tokens."""
     read: Tensor
-    """int64[sequences, longest]: what each sequence attends to, then anything."""
+    """int64[sequences, longest]: places of the keys that each sequence attends to, then padding."""
     visible: Tensor
-    """bool[sequences, 1, 1, longest]"""
+    """bool[sequences, 1, 1, longest]: False for padding."""
 
     @classmethod
     def of(cls, spans: Sequence[Span], tokens: Tensor, cache: KVCache, device: torch.device) -> Self:
-        """Find where the sequences' keys are."""
+        """Return the places of the sequences' keys."""
         longest = max(span.stop for span in spans)
         read = torch.zeros(len(spans), longest, dtype=torch.int64)
         for index, span in enumerate(spans):
@@ -98,10 +98,10 @@ class CachedAttention(torch.nn.Module):  # type: ignore[misc]
         self._cache = cache
         self._scale = scale
         self.batch: Batch | None = None
-        """What the next call is about."""
+        """The tokens of the next call."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Attend, causally and each sequence to itself alone.
+        """Attend causally, each sequence to itself only.
 
         Args:
             query: (tokens, 1, heads, head size)
@@ -141,7 +141,7 @@ class CachedAttention(torch.nn.Module):  # type: ignore[misc]
             visible: bool (sequences, 1, 1, longest)
         """
         sequences, heads, size = q.shape
-        # The query heads that share a KV head stand where a sequence of queries would: no head is repeated.
+        # Query heads that share a KV head take the dimension of queries: no KV head is repeated.
         grouped = q.view(sequences, k.shape[2], heads // k.shape[2], size)
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=visible, scale=self._scale)

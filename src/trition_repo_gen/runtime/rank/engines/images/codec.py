@@ -1,4 +1,4 @@
-"""Prompts with images become tokens and patches, by the model's own processor and chat template."""
+"""Encode prompts with images to tokens and patches, with the model's processor and chat template."""
 
 import json
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class MultimodalCodec(TextCodec):
     """A `TextCodec` for sequences with images.
 
     Args:
-        processor: a processor of `transformers`, for one family of models that mark a image by a token of its own.
-        max_pixels: a image's pixels that are not refused.
+        processor: a processor of `transformers`, of a family that marks an image by a token of its own.
+        max_pixels: largest number of pixels of an image.
         fetch: returns the bytes behind a URL, or raises `ImageUrlError`.
     """
 
@@ -34,10 +34,10 @@ class MultimodalCodec(TextCodec):
     def encode(self, sequence: SequenceRequest) -> Prompt:
         """Return the sequence's prompt and its images' patches.
 
-        A plain prompt that marks its images is taken as it is; one without marks becomes a user's message.
+        A plain prompt that marks its images is encoded as it is; one without marks becomes a user's message.
 
         Raises:
-            PromptError: a image cannot be read, or prompt and images do not belong together.
+            PromptError: an image cannot be read, or the prompt and the images do not match.
         """
         images = [self._open(image) for image in sequence.images]
         if sequence.chat:
@@ -76,20 +76,20 @@ class MultimodalCodec(TextCodec):
     def _process(self, text: str, images: list[Image.Image]) -> Prompt:
         try:
             features = self._processor(text=[text], images=images, return_tensors="pt")
-        except ValueError as error:  # such as a image two hundred times as long as wide
+        except ValueError as error:  # such as an image two hundred times as long as wide
             raise PromptError(f"The model's processor refuses these images: {error}.") from None
         tokens, grids = features["input_ids"][0].tolist(), features["image_grid_thw"].tolist()
         try:
-            # Processors of transformers 4 take the text <|placeholder|> for places of their own.
+            # Processors of transformers 4 mistake the text <|placeholder|> in a prompt for their own.
             positions_of(tokens, grids, self._image_token, self._processor.image_processor.merge_size)
         except ValueError as error:
-            raise PromptError(f"Prompt and images do not belong together: {error}.") from None
+            raise PromptError(f"Prompt and images do not match: {error}.") from None
         patches = features["pixel_values"].float().contiguous().numpy()
         return Prompt(text, tokens, Images(patches.tobytes(), patches.shape[1], grids))
 
 
 def _with_images(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return messages whose parts name every image: those that name none get them before the last user's text."""
+    """Return messages with a part for every image; if no message has one, put them before the last user's text."""
     parted = [
         message | {"content": _parts(message.get("content"))} if message.get("content") is not None else message
         for message in messages
@@ -103,7 +103,7 @@ def _with_images(messages: list[dict[str, Any]], count: int) -> list[dict[str, A
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
-    """Return a message's content as parts of the types that templates know."""
+    """Return a message's content as parts of the types that chat templates accept."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
@@ -111,5 +111,5 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     unknown = next((part for part in content if part.get("type") not in ("text", "image", "image_url")), None)
     if unknown is not None:
         raise PromptError(f"A message has a part {json.dumps(unknown)[:80]}; a part's type is text or image.")
-    # Where the image comes from says the tensor `images`, never the message.
+    # The tensor `images` has the images, never the message.
     return [part if part["type"] == "text" else {"type": "image"} for part in content]

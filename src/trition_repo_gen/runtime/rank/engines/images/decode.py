@@ -1,4 +1,4 @@
-"""Encoded images become PIL images, whatever a client sent."""
+"""Decode images that clients send, which may be anything."""
 
 import io
 import re
@@ -11,19 +11,19 @@ from ..text import PromptError
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _JPEG, _SCAN, _END = b"\xff\xd8", b"\xda", b"\xd9"
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
-"""Of a segment with a length, or the end; neither data nor a marker that stands alone."""
+"""Marker of a segment with a length, or of the end; no data and no marker without a length."""
 _MOST_SCANS, _MOST_SEGMENTS = 100, 1000
-"""Of a JPEG. A progressive one has about ten scans, each of which is decoded over the whole image, however short."""
+"""Of a JPEG. A progressive one has about ten scans; decoding each costs a pass over the image, however short it is."""
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
-    """Decode a image, upright and in RGB; transparent parts are white.
+    """Decode an image, upright and in RGB; transparent parts are white.
 
-    Its size is read from the header, so that a image that would unpack to gigabytes costs nothing.
+    Its size is read from the header first, so that an image that would unpack to gigabytes costs nothing.
 
     Args:
         data: the file's bytes: PNG, JPEG, WebP, GIF (its first frame) or BMP.
-        max_pixels: width times height that is not refused.
+        max_pixels: largest width times height.
 
     Raises:
         PromptError: it is none of these, broken, or too large.
@@ -39,15 +39,15 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             return _in_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # whatever a broken file makes PIL's parsers raise
         raise PromptError(
-            f"images has a image that cannot be read ({_reason(error)}); send PNG, JPEG or WebP."
+            f"images has an image that cannot be read ({_reason(error)}); send PNG, JPEG or WebP."
         ) from None
     raise PromptError(
-        f"images has a image of {width} x {height} pixels; this server takes {max_pixels} pixels at most."
+        f"images has an image of {width} x {height} pixels; this server takes {max_pixels} pixels at most."
     )
 
 
 def _check_scans(jpeg: bytes) -> None:
-    """Raise where a JPEG (ITU-T T.81, annex B) has too many scans; what follows the image does not count."""
+    """Raise where a JPEG (ITU-T T.81, annex B) has too many scans; bytes after its end do not count."""
     at = scans = segments = 0
     while (found := _MARKER.search(jpeg, at)) is not None and found[1] != _END:
         segments += 1

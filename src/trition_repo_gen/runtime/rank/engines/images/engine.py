@@ -1,15 +1,13 @@
-"""The engine for models that take images: sequences join and leave at any step, with keys and values in a paged cache.
+"""The engine for multimodal models: sequences join and leave at any step, with keys and values in a paged cache.
 
-Megatron Core's engine embeds tokens itself and knows one position a token, so such models cannot run in it. A step here
-is one forward pass over all running sequences, packed behind one another: whole prompts of sequences that join, one
-token of each other sequence. Layers work on tokens alone; only attention has to know whose they are (`attention.py`).
+Megatron Core's engine embeds tokens itself and has one position per token, so such models cannot run in it. A step here
+is one forward pass over all running sequences, packed one after another: the whole prompts of sequences that join, and
+one token of each other sequence. Only attention distinguishes sequences (`attention.py`).
 """
 
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,46 +15,32 @@ from torch import Tensor
 
 from ....common.protocol import SequenceRequest
 from ....common.settings import Settings
-from ..api import StepResult, why_impossible
+from ..api import StepResult, end_ids, why_impossible
 from ..kv_size import kv_cache_gib
 from ..memory import ModelSizes, tokens_per_step
 from ..sampling import Sampler
 from ..text import Images, Prompt, TextCodec
 from .attention import Batch
-from .families import MultimodalModel
 from .kv_cache import KVCache
+from .loaded import LoadedMultimodalModel
 from .pipeline import MicroBatch, Pipeline
 from .positions import positions_of
 from .sequences import Chosen, LogProbs, RunningSequence
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedMultimodalModel:
-    """What serving needs of a checkpoint."""
-
-    model: MultimodalModel
-    """This rank's part, in eval mode, on this rank's device."""
-    processor: Any
-    """A processor of `transformers`."""
-    eos_ids: list[int]
-    """Tokens that end an answer, the tokenizer's own first."""
-    vocab_size: int
-    """Rows of the vocabulary before padding."""
-
-
 class MultimodalEngine:
-    """One rank's engine for models that take images; see `Engine`."""
+    """One rank's engine for multimodal models; see `Engine`."""
 
     def __init__(self, loaded: LoadedMultimodalModel, settings: Settings, codec: TextCodec):
         self.slots = settings.max_requests
         self.loop = asyncio.new_event_loop()
         self._model = loaded.model
         self._codec = codec
-        self._eos_ids = frozenset(loaded.eos_ids)
+        self._eos_ids = loaded.eos_ids
         self._vocab_size = loaded.vocab_size
         self._max_sequence_length = settings.max_sequence_length
         self._max_step_tokens = tokens_per_step(settings)
-        """Prompts that would make a step longer wait for the next one."""
+        """Prompts that would exceed it wait for the next step."""
         self._micro_batch_tokens = settings.inference_batch_times_seqlen_threshold
         parameter = next(loaded.model.model.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
@@ -66,7 +50,7 @@ class MultimodalEngine:
         self._waiting: deque[RunningSequence] = deque()
         self._running: dict[int, RunningSequence] = {}
         self._watched: dict[int, int] = {}
-        """Sequences whose tokens are wanted at every step, with how many were given out."""
+        """Sequences whose tokens are reported after every step, with how many were reported."""
 
     @property
     def kv_cache_usage(self) -> float:
@@ -92,7 +76,8 @@ class MultimodalEngine:
         """See `Engine.add`."""
         limit = min(sequence.max_length, self._max_sequence_length - len(prompt.tokens))
         self._sampler.add(request_id, sequence, prompt.tokens, self._device)
-        self._waiting.append(RunningSequence(request_id, sequence, prompt, limit))
+        ends = frozenset(end_ids(sequence, self._eos_ids))
+        self._waiting.append(RunningSequence(request_id, sequence, prompt, limit, ends))
         if watch:
             self._watched[request_id] = 0
 
@@ -121,7 +106,7 @@ class MultimodalEngine:
         return self._result(time.monotonic())
 
     def dummy_step(self) -> None:
-        """Replicas exchange nothing."""
+        """Do nothing: replicas of these models exchange nothing."""
 
     def _make_cache(self, settings: Settings) -> KVCache:
         attentions = [layer.self_attention for layer in self._model.language_model.decoder.layers]
@@ -135,7 +120,7 @@ class MultimodalEngine:
         return cache
 
     def _admit(self) -> None:
-        """Let waiting sequences in, in order, while there are slots, room in the cache and tokens left in this step."""
+        """Admit waiting sequences in order, while there are slots, free blocks and tokens left in this step."""
         tokens = len(self._running)
         while self._waiting and len(self._running) < self.slots and self._cache.fits(self._waiting[0].length):
             tokens += len(self._waiting[0].prompt.tokens)
@@ -159,11 +144,11 @@ class MultimodalEngine:
         return [self._pack(part) for part in parts]
 
     def _pack(self, sequences: list[RunningSequence]) -> MicroBatch:
-        positions, wanted, images = [], [], []
+        positions, logits_of, images = [], [], []
         end = 0
         for sequence in sequences:
             end += len(sequence.span)
-            wanted.append(torch.arange(end - sequence.logits_wanted, end))
+            logits_of.append(torch.arange(end - sequence.logits_wanted, end))
             positions.append(self._positions(sequence))
             if not sequence.tokens and sequence.prompt.images is not None and self._pipeline.is_first:
                 images.append(self._patches(sequence.prompt.images))
@@ -172,7 +157,7 @@ class MultimodalEngine:
                 [token for sequence in sequences for token in sequence.step_tokens], device=self._device
             ),
             positions=torch.cat(positions, dim=1)[:, None].to(self._device),
-            wanted=torch.cat(wanted).to(self._device),
+            logits_of=torch.cat(logits_of).to(self._device),
             batch=Batch([sequence.span for sequence in sequences], self._cache, self._device),
             images=tuple(images),
         )
@@ -192,7 +177,7 @@ class MultimodalEngine:
         return patches, torch.tensor(images.grids, device=self._device)
 
     def _choose(self, sequences: list[RunningSequence], logits: Tensor | None) -> list[Chosen]:
-        """Sample on the last stage and tell the others."""
+        """Sample on the last stage and share the tokens with the others."""
         tokens = None
         ends = torch.tensor([sequence.logits_wanted for sequence in sequences]).cumsum(0)
         if logits is not None:
@@ -208,10 +193,10 @@ class MultimodalEngine:
         return [Chosen(token, each) for token, each in zip(sampled, shared, strict=True)]
 
     def _log_probs(self, sequence: RunningSequence, logits: Tensor, token: int) -> LogProbs:
-        """Return log-probabilities of the sequence's tokens behind those that `logits` belong to.
+        """Return log-probabilities of the tokens that follow those of `logits`.
 
         Args:
-            sequence: whose.
+            sequence: the tokens' sequence.
             logits: (tokens, vocabulary), of the last tokens of its part of the step.
             token: the new one.
         """
@@ -233,7 +218,7 @@ class MultimodalEngine:
     def _result(self, now: float) -> StepResult:
         result = StepResult()
         for sequence in list(self._running.values()):
-            over = sequence.ending or len(sequence.tokens) >= sequence.limit or sequence.tokens[-1] in self._eos_ids
+            over = sequence.ending or len(sequence.tokens) >= sequence.limit or sequence.tokens[-1] in sequence.end_ids
             if sequence.id in self._watched:
                 result.tokens[sequence.id] = sequence.tokens[self._watched[sequence.id] :]
                 self._watched[sequence.id] = len(sequence.tokens)

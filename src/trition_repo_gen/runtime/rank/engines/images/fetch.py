@@ -1,8 +1,8 @@
-"""Fetches images from the hosts that the operator allows, and from no other. Standard library only.
+"""Fetch images from the hosts that the operator allows, and from no other. Standard library only.
 
-A URL comes from a client, so the host behind it is the client's choice. It has to match a pattern, at every redirect
-anew; the address that it stands for must not be inside a network unless a pattern names the very host; and the
-connection goes to the address that was checked, not to what the name stands for a moment later. No proxy is asked.
+The client chooses the URL and so the host. The host has to match a pattern, at every redirect again; its address must
+not belong to a private network unless a pattern names the host itself; and the connection goes to the address that was
+checked, not to what the name resolves to a moment later. No proxy is used.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from ....common.image_urls import ImageUrl, ImageUrlError
 from ....common.settings import Settings
 
 _SECONDS = 10.0
-"""For one image, redirects and all."""
+"""For one image with all its redirects."""
 _REDIRECTS = 3
 _MOVED = (301, 302, 303, 307, 308)
 _CHUNK = 1 << 16
@@ -28,11 +28,11 @@ _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "t
 
 
 class Fetcher:
-    """Returns what lies behind a URL.
+    """Returns the image at a URL.
 
     Args:
-        settings: `allow_image_urls` and `max_image_mib` are heeded.
-        seconds: after which a image that has not come counts as missing.
+        settings: of which `allow_image_urls` and `max_image_mib` are used.
+        seconds: time limit for an image.
     """
 
     def __init__(self, settings: Settings, seconds: float = _SECONDS):
@@ -42,7 +42,7 @@ class Fetcher:
         self._tls = ssl.create_default_context()
 
     def __call__(self, url: str) -> bytes:
-        """Fetch a image.
+        """Fetch an image.
 
         Raises:
             ImageUrlError: the URL, or one that it redirects to, may not be fetched, or no image came in time.
@@ -64,7 +64,7 @@ class Fetcher:
         raise self._failed(url, f"it redirects more than {_REDIRECTS} times")
 
     def _get(self, target: ImageUrl, deadline: float) -> tuple[str | None, bytes]:
-        """Return where a URL redirects to, or None and what lies there."""
+        """Return where a URL redirects to, or None and the body of the answer."""
         with self._connected(target, deadline) as connection:
             path = target.url.split("/", 3)[3:]
             connection.request("GET", "/" + path[0].partition("#")[0] if path else "/", headers=_HEADERS)

@@ -1,24 +1,25 @@
-"""Paged keys and values of all sequences: memory in blocks, and who has which (Kwon et al. 2023, arXiv 2309.06180)."""
+"""Paged KV cache: memory in blocks, assigned to sequences (Kwon et al. 2023, arXiv 2309.06180)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-BLOCK_SIZE = 64
-"""Tokens."""
+from ..memory import SMALL_KV_BLOCK_TOKENS as BLOCK_SIZE
+
+__all__ = ["BLOCK_SIZE", "KVCache"]
 
 
 class KVCache:
-    """The memory of this rank's layers, and the blocks of each sequence; all ranks of a replica hand out the same ones.
+    """The cache of this rank's layers, and the blocks of each sequence; all ranks of a replica assign the same blocks.
 
     Args:
         layers: attention layers of this rank.
         heads: KV heads of this rank.
         head_size: channels of a head.
-        size: bytes to use, at least one block's.
+        size: bytes to use; at least one block is allocated.
         dtype: of keys and values.
-        device: where they lie.
+        device: of keys and values.
     """
 
     def __init__(self, layers: int, heads: int, head_size: int, size: float, dtype: torch.dtype, device: torch.device):
@@ -33,20 +34,20 @@ class KVCache:
 
     @property
     def room(self) -> int:
-        """Tokens that fit in all."""
+        """Tokens that the cache holds."""
         return self._blocks * BLOCK_SIZE
 
     @property
     def usage(self) -> float:
-        """The share of blocks that sequences have, from 0 to 1."""
+        """The share of blocks in use, from 0 to 1."""
         return 1 - len(self._free) / self._blocks
 
     def fits(self, tokens: int) -> bool:
-        """Whether a sequence of that many tokens, prompt and answer, finds room now."""
+        """Whether there are free blocks for a sequence of that many tokens, prompt and answer."""
         return math.ceil(tokens / BLOCK_SIZE) <= len(self._free)
 
     def take(self, request_id: int, tokens: int) -> None:
-        """Give a sequence the blocks for all that it may grow to."""
+        """Assign a sequence the blocks for its maximum length."""
         blocks = torch.tensor([self._free.pop() for _ in range(math.ceil(tokens / BLOCK_SIZE))])
         places = blocks[:, None] * BLOCK_SIZE + torch.arange(BLOCK_SIZE)
         self._sequences[request_id] = places.flatten()
@@ -57,5 +58,5 @@ class KVCache:
         self._free.extend((places[::BLOCK_SIZE] // BLOCK_SIZE).tolist())
 
     def places(self, request_id: int, start: int, stop: int) -> Tensor:
-        """Return int64[stop - start], where a sequence's tokens from `start` to `stop` lie."""
+        """Return int64[stop - start], the places of a sequence's tokens from `start` to `stop`."""
         return self._sequences[request_id][start:stop]

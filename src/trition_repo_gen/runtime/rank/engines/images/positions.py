@@ -1,4 +1,4 @@
-"""Three-dimensional positions of text and images, which Qwen's multimodal rotary embedding turns by."""
+"""Three-dimensional positions of text and images for Qwen's multimodal rotary embedding."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from torch import Tensor
 def positions_of(
     tokens: Sequence[int], grids: Sequence[Sequence[int]], image_token: int, merge_size: int
 ) -> tuple[Tensor, int]:
-    """Return where each token of a prompt stands in time, height and width (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    """Return each token's position in time, height and width (Qwen2-VL, arXiv 2409.12191, section 2.1).
 
-    A text token stands at one number in all three. A image's tokens spread over its sequences and columns, from where
-    the text before it ended; the text after it begins behind its longer side.
+    A text token has the same position in all three. An image's tokens have those of its rows and columns, starting
+    where the text before it ended; the text after it continues after its longer side.
 
     Args:
-        tokens: the prompt; a image is a run of as many `image_token` as it has merged patches.
+        tokens: the prompt; an image is a run of as many `image_token` as it has merged patches.
         grids: for each image, patches in time, height and width.
-        image_token: stands for a image's patches.
+        image_token: stands for an image's patches.
         merge_size: patches of a side that the vision tower merges into one token.
 
     Returns:
@@ -40,7 +40,7 @@ def positions_of(
         position += max(sides)
         begin = start + sides[0] * sides[1] * sides[2]
         if begin > len(tokens) or any(token != image_token for token in tokens[start:begin]):
-            raise ValueError(f"a image of {begin - start} tokens has another number of places in the prompt")
+            raise ValueError(f"an image of {begin - start} tokens has another number of places in the prompt")
     if image_token in tokens[begin:]:
         raise ValueError(f"the prompt has more than {len(grids)} images")
     pieces.append(_text(len(tokens) - begin, position))

@@ -1,4 +1,4 @@
-"""A sequence from its admission to its end."""
+"""A running sequence of the multimodal engine, from its admission to its end."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +10,7 @@ from .attention import Span
 
 @dataclass(frozen=True)
 class LogProbs:
-    """Of tokens one after the other: their own log-probability, and the most likely ones' by spelling."""
+    """Log-probabilities of consecutive tokens, and of the most likely tokens in their places, by spelling."""
 
     chosen: list[float] = field(default_factory=list)
     top: list[dict[str, float]] = field(default_factory=list)
@@ -18,35 +18,37 @@ class LogProbs:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a step brought a sequence: its new token, and log-probabilities where it asked for them."""
+    """A sequence's result of a step: its new token, and log-probabilities if it asked for them."""
 
     token: int
     log_probs: LogProbs = field(default_factory=LogProbs)
-    """One entry, before which those of the prompt may stand."""
+    """Of the new token; in a sequence's first step possibly of the prompt as well, before it."""
 
 
 @dataclass(eq=False)
 class RunningSequence:
-    """A sequence with the tokens that it has got."""
+    """A sequence and its generated tokens."""
 
     id: int
     sequence: SequenceRequest
     prompt: Prompt
     limit: int
-    """New tokens."""
+    """Maximum number of generated tokens."""
+    end_ids: frozenset[int]
+    """Tokens that end it."""
     tokens: list[int] = field(default_factory=list)
-    """New ones."""
+    """Generated ones."""
     next_position: int = 0
-    """Of the first new token, in all three dimensions; known once the prompt was read."""
+    """Position of the first generated token in all three dimensions; set when the prompt is read."""
     first_token: float = 0.0
-    """When it came, on the monotonic clock."""
+    """When it was generated, in seconds of the monotonic clock."""
     ending: bool = False
-    """Whether it leaves before the next step."""
+    """Whether it ends before the next step."""
     _log_probs: LogProbs = field(default_factory=LogProbs)
 
     @property
     def length(self) -> int:
-        """Tokens that it may grow to."""
+        """Its maximum number of tokens, with the prompt."""
         return len(self.prompt.tokens) + self.limit
 
     @property
@@ -57,30 +59,30 @@ class RunningSequence:
 
     @property
     def step_tokens(self) -> list[int]:
-        """The tokens of its part."""
+        """Its tokens in the next step."""
         return self.tokens[-1:] or self.prompt.tokens
 
     @property
     def wants_log_probs(self) -> bool:
-        """Whether log-probabilities are to be computed."""
+        """Whether it asks for log-probabilities."""
         return self.sequence.log_probs or self.sequence.top_logprobs > 0
 
     @property
     def logits_wanted(self) -> int:
-        """Of how many tokens, the last of its part, logits are needed."""
+        """The number of its last tokens in the next step whose logits are needed."""
         return len(self.span) if self.sequence.echo and self.wants_log_probs and not self.tokens else 1
 
     def take(self, chosen: Chosen, now: float) -> None:
-        """Add what a step brought."""
+        """Add the result of a step."""
         if not self.tokens:
             self.first_token = now
-            self.prompt = replace(self.prompt, images=None)  # megabytes that no later step looks at
+            self.prompt = replace(self.prompt, images=None)  # megabytes that no later step uses
         self.tokens.append(chosen.token)
         self._log_probs.chosen.extend(chosen.log_probs.chosen)
         self._log_probs.top.extend(chosen.log_probs.top)
 
     def finished(self, now: float) -> Finished:
-        """Return the sequence as the serving loop takes it."""
+        """Return the finished sequence for the serving loop."""
         chosen, top = self._log_probs.chosen, self._log_probs.top
         in_prompt = max(0, len(chosen) - len(self.tokens))
         return Finished(

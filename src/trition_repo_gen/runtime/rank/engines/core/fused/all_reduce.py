@@ -1,9 +1,9 @@
-"""Sums over the tensor-parallel ranks, small ones by kernels that read the other ranks' memory themselves.
+"""Sum matrix products over the tensor-parallel ranks, small ones by kernels that access the other ranks' memory.
 
-A decoding step has two for every layer, of a few kilobytes: NCCL needs longer for one than the transfer takes. torch's
-symmetric memory lets a kernel read what the other ranks computed, where all GPUs are in one host and have direct access
-to one another. torch has kernels for a sum; for the smallest ones this module's takes in the addition to the residual
-stream and the norm that follow.
+A decoding step has two sums per layer, of a few kilobytes each: NCCL's latency exceeds the transfer time. With torch's
+symmetric memory a kernel reads what the other ranks computed, if all GPUs are in one host with peer access. torch has
+kernels for a sum; for the smallest sums this module's kernel also adds to the residual stream and applies the norm that
+follows.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 from . import one_row
-from .launch import after_the_last, begin_the_next, dependent
 
 _BYTES = 8 << 20
 """The largest message that goes through symmetric memory."""
 _ONE_SHOT_BYTES = 256 << 10
-"""With more than two ranks, larger messages are summed in parts, each rank one of them."""
+"""With more than two ranks, each rank sums one part of larger messages."""
 _FEW_ROWS = 64
-"""Rows, each a program that waits for the other ranks: they all have to run at the same time."""
+"""Largest number of tokens. Each is a program that waits for the other ranks, so all have to run at the same time."""
 _PLACES = 3
 
 
 class AllReduce:
-    """Matrix products whose parts lie on the ranks of a group.
+    """Matrix products that are summed over the ranks of a group.
 
-    Collective: all ranks of the group make one, and ask it for the same products.
+    Collective: all ranks of the group construct it and compute the same products in the same order.
 
     Args:
         group: the tensor-parallel ranks.
         columns: of the products.
         dtype: of the products.
-        device: where they lie.
+        device: of the products.
     """
 
     def __init__(self, group: Any, columns: int, dtype: torch.dtype, device: torch.device):
@@ -61,11 +61,11 @@ class AllReduce:
             inbox, inboxes = _symmetric(shape, torch.int64, device, self._group)
             self._exchange = Exchange(self._group.rank(), inbox.zero_(), inboxes)
             torch.cuda.synchronize()
-            dist.barrier(self._group)  # nobody writes to an inbox before it is empty
+            dist.barrier(self._group)  # no rank may write to an inbox before it is zeroed
         self._buffer = buffer
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return the sum of all ranks' `x @ weight.T`, [rows, columns]."""
+        """Return the sum of all ranks' `x @ weight.T`, [tokens, columns]."""
         rows, columns = x.shape[0], weight.shape[0]
         if self._buffer is None or rows * columns > self._buffer.numel():
             product = torch.mm(x, weight.t())
@@ -78,37 +78,37 @@ class AllReduce:
         return torch.ops.symm_mem.one_shot_all_reduce(part, "sum", self._group.group_name).view(rows, columns)
 
     def exchange(self, rows: int) -> Exchange | None:
-        """Return what does the work of `product` and of the norm that follows it, if so many rows are few enough."""
+        """Return the exchange that also applies the norm that follows, if there are few enough rows; else None."""
         return self._exchange if rows <= _FEW_ROWS else None
 
 
 class Exchange:
-    """Sums over ranks together with the addition to the residual stream and the norm, for few rows.
+    """Sums over ranks, adds to the residual stream and applies the norm in one kernel, for few tokens.
 
     Args:
         rank: of this process among the ranks.
         inbox: int64[places * rows, ranks, columns / 2], zeros, where the other ranks write; see `_add_and_norm`.
-        inboxes: int64[ranks], the address of each rank's.
+        inboxes: int64[ranks], the address of each rank's inbox.
     """
 
     def __init__(self, rank: int, inbox: Tensor, inboxes: Tensor):
         slots, self._ranks, pairs = inbox.shape
         self._rank = rank
-        self._inbox = inbox  # torch unmaps symmetric memory that nobody holds
+        self._inbox = inbox  # keeps the symmetric memory mapped
         self._inboxes = inboxes
         self._uses = torch.zeros(slots, dtype=torch.int32, device=inbox.device)
         self._parts = torch.empty(slots, 2 * pairs, dtype=torch.bfloat16, device=inbox.device)
         self._sent = False
-        """Whether the part that was left last is with the other ranks already."""
+        """Whether the part that was left last is sent already."""
 
     def leave(self, x: Tensor, weight: Tensor, place: int) -> None:
-        """Compute this rank's part of a product; `add_and_norm` sends it, unless it is one row, sent as it is computed.
+        """Compute this rank's part of a product. That of one token is sent at once, else `add_and_norm` sends it.
 
         Args:
             x: [rows, inner]
             weight: [columns, inner]
-            place: 0, 1 or 2. Consecutive products need different places: that a rank sends its part of the next one
-                tells the others that it has read their parts of this one.
+            place: 0, 1 or 2. Consecutive products need different places: a rank that sends its part of the next one has
+                read the others' parts of this one.
         """
         slot = place * _FEW_ROWS
         part = self._parts[slot : slot + x.shape[0]]
@@ -120,7 +120,7 @@ class Exchange:
             torch.mm(x, weight.t(), out=part)
 
     def add_and_norm(self, residual: Tensor, weight: Tensor, eps: float, place: int) -> Tensor:
-        """Add the sum of what the ranks left to `residual`, in place, and return its RMS norm.
+        """Add the sum of the ranks' parts to `residual`, in place, and return its RMS norm.
 
         Args:
             residual: bfloat16[rows, columns]
@@ -149,7 +149,7 @@ class Exchange:
 
 
 def _all_reach_each_other(group: Any, device: torch.device) -> bool:
-    """Return whether all ranks of the group are in one host, and each GPU there reads the memory of the others."""
+    """Return whether all ranks of the group are in one host whose GPUs have access to each other's memory."""
     others = (index for index in range(torch.cuda.device_count()) if index != device.index)
     mine = (socket.gethostname(), all(torch.cuda.can_device_access_peer(device.index, other) for other in others))
     places: list[Any] = [None] * group.size()
@@ -158,7 +158,7 @@ def _all_reach_each_other(group: Any, device: torch.device) -> bool:
 
 
 def _symmetric(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, group: Any) -> tuple[Tensor, Tensor]:
-    """Return memory that all ranks of the group can read, and int64[ranks], where each rank's lies."""
+    """Return memory that all ranks of the group can access, and int64[ranks], the address of each rank's."""
     from torch.distributed import _symmetric_memory
 
     memory: Tensor = _symmetric_memory.empty(shape, dtype=dtype, device=device)
@@ -200,7 +200,7 @@ def _add_and_norm(  # type: ignore[no-untyped-def]
             tl.store(theirs + pair, stamp | (mine.to(tl.int64) & 0xFFFFFFFF), mask=inside)
     place = residual + row * pairs + pair
     before = tl.load(place, mask=inside, other=0)
-    # All ranks add in the same order, so that their residual streams stay alike.
+    # All ranks add in the same order, so that their residual streams stay equal.
     low = tl.zeros([BLOCK], tl.float32)
     high = tl.zeros([BLOCK], tl.float32)
     for peer in tl.static_range(RANKS):

@@ -1,10 +1,10 @@
-"""Attention of one new token a row over the paged KV cache, in Triton.
+"""Attention of one new token per sequence over the paged KV cache, in Triton.
 
-FlashAttention 4 on Hopper runs a tile of 128 queries for the few that a KV head has in a decoding step, and cannot
-share a long row's keys among blocks: at 256 rows of 200 tokens it takes four times as long as reading the cache does.
-Here a program reads one row's share of one KV head, for all the queries of that head, which it turns itself, and a
-second kernel joins the shares (Flash-Decoding, Dao et al. 2023). The number of shares depends on the number of rows
-alone, so that the kernels can be recorded in a CUDA graph.
+FlashAttention 4 on Hopper computes a tile of 128 queries for the few that a KV head has in a decoding step, and cannot
+split a long sequence's keys over blocks: for 256 sequences of 200 tokens it takes four times as long as reading the
+cache. Here a program reads a share of one sequence's keys of one KV head, for all queries of that head, which it
+rotates itself, and a second kernel joins the shares (Flash-Decoding, Dao et al. 2023). The number of shares depends on
+the number of sequences only, so that the kernels can be recorded in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import Places, RotaryParameters, store, turned
-from .launch import after_the_last, begin_the_next, dependent
+from ...kernels.launch import after_the_last, begin_the_next, dependent
+from .kernels import Places, RotaryParameters, rotated, store
 
 _TILE = 64
-"""Keys that are read at a time; blocks of the cache have a multiple of it."""
+"""Keys that are read at a time; a block of the cache has a multiple of it."""
 _PROGRAMS = 264
 """Two for each multiprocessor of a Hopper GPU: fewer would leave some of its bandwidth unused."""
 _MOST_SHARES = 16
@@ -47,22 +47,22 @@ def decode(
     scale: float,
     window: int = -1,
 ) -> Tensor:
-    """Do what `rotate_and_store` does for each row's newest token, and attend from it to all tokens of the row.
+    """Do what `rotate_and_store` does for each sequence's newest token, and attend from it to all of the sequence.
 
     Args:
-        mixed: see `rotate_and_store`; its tokens are the rows.
+        mixed: see `rotate_and_store`; one token for each sequence.
         groups: likewise.
         key_cache: likewise.
         value_cache: like `key_cache`, and with its strides.
         places: likewise.
-        turning: likewise.
-        block_table: int32[rows, blocks of a row], whose rows lie in order.
-        lengths: [rows] tokens of each row, the newest one among them; 0 gives 0.
-        scale: of the products.
-        window: tokens before the newest one that count; -1 means all.
+        rotary: likewise.
+        block_table: int32[sequences, blocks of a sequence], contiguous in its last dimension.
+        lengths: [sequences], tokens of each including the newest; the result of a length of 0 is 0.
+        scale: factor of the dot products.
+        window: number of earlier tokens to attend to; -1 means all.
 
     Returns:
-        [rows, 1, heads, head size]
+        [sequences, 1, heads, head size]
     """
     rows, size = mixed.shape[0], key_cache.shape[-1]
     heads = mixed.shape[1] // size - 2 * groups
@@ -141,7 +141,7 @@ def _decode(  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
     share = tl.program_id(2)
-    # These came from the host, by a copy that the step's first kernel waited for.
+    # The host copied these, and the step's first kernel waited for the copy.
     length = tl.load(lengths + row).to(tl.int32)
     position = tl.load(positions + row).to(tl.int64)
     newest = tl.load(blocks + row).to(tl.int64) * block_stride + tl.load(slots + row).to(tl.int64) * slot_stride
@@ -154,12 +154,12 @@ def _decode(  # type: ignore[no-untyped-def]
     source = mixed + (row * GROUPS + group) * (HEADS + 2) * SIZE
     rows = source + head[:, None] * SIZE
     inside = inside_heads[:, None] & (column[None, :] < SIZE)
-    queries = turned(rows, column[None, :], inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
+    queries = rotated(rows, column[None, :], inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
     queries = queries.to(mixed.dtype.element_ty)
     largest = tl.full([HEADS_BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([HEADS_BLOCK], tl.float32)
     sums = tl.zeros([HEADS_BLOCK, SIZE], tl.float32)
-    if share == SHARES - 1:  # the newest token, which no other program looks for in the cache
+    if share == SHARES - 1:  # the newest token, which no other program reads from the cache
         source += HEADS * SIZE
         key, value = store(
             source,
@@ -209,7 +209,7 @@ def _decode(  # type: ignore[no-untyped-def]
     heads = (row * GROUPS + group) * HEADS + head
     target = (heads * SHARES + share)[:, None] * SIZE + column[None, :]
     tl.store(partial + target, averages, mask=inside_heads[:, None])
-    if SHARES > 1:  # the logarithm of what the share's exponentials add up to
+    if SHARES > 1:  # the logarithm of the sum of the share's exponentials
         tl.store(weights + heads * SHARES + share, largest + tl.log2(total), mask=inside_heads)
 
 

@@ -1,7 +1,7 @@
-"""The gated half of an MLP in one kernel: a matrix product whose tiles leave it as SiLU(gate) * value.
+"""Compute the gated half of an MLP in one kernel: a matrix product with SiLU(gate) * value as its epilogue.
 
-quack's product for Hopper, which comes with FlashAttention 4, has such an ending and a choice of tiles. cuBLAS computes
-256 rows of a Llama of 8B in tiles of 128 x 256, 224 of them for the 132 multiprocessors of a Hopper GPU.
+quack's product for Hopper, which comes with FlashAttention 4, has such an epilogue and a choice of tiles. cuBLAS
+computes 256 tokens of an 8B Llama in tiles of 128 x 256: 224 tiles for the 132 multiprocessors of a Hopper GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 from .kernels import silu_mul
 
 _WIDTHS = (256, 224)
-"""Columns of a tile; of two that are as fast, the first."""
+"""Columns of a tile; the first of two equally fast ones is used."""
 _LOW = 64
 _HIGH = 128
 """Rows of a tile."""
@@ -54,7 +54,7 @@ class GatedProduct:
         return self._in_one(x, weight, self._tile(x.shape[0], weight.shape[0]))
 
     def _prepare(self, weight: Tensor) -> None:
-        """Compile for the tiles that there can be, which takes seconds, before anybody waits for an answer."""
+        """Compile all tile sizes that can occur, which takes seconds, before the first request."""
         properties = torch.cuda.get_device_properties(weight.device)
         if properties.major != 9 or weight.dtype not in (torch.bfloat16, torch.float16):
             return
@@ -69,14 +69,14 @@ class GatedProduct:
         try:
             for tile in sorted({self._tile(rows, weight.shape[0]) for rows in (_LOW, _HIGH, 2 * _HIGH, 1 << 14)}):
                 self._in_one(x, weight, tile)
-        except Exception as error:  # whatever a compiler says: there is another way
-            logging.warning("MLPs are gated by a kernel of their own: %s: %s", type(error).__name__, error)
+        except Exception as error:  # whatever the compiler raises: there is another way
+            logging.warning("MLPs use a separate kernel for their gate: %s: %s", type(error).__name__, error)
             self._multiply = None
 
     def _tile(self, rows: int, columns: int) -> tuple[int, int, int]:
-        """Return a tile's rows and columns, and how many tiles share what they read of the weights.
+        """Return a tile's rows and columns, and how many tiles share the weights that they read.
 
-        A multiprocessor works through its tiles one after another, each in a time that grows with its width.
+        A multiprocessor computes its tiles one after another, each in a time that grows with its width.
         """
         height = _LOW if rows <= _LOW else _HIGH
         down = -(-rows // height)

@@ -1,4 +1,4 @@
-"""Triton kernels for what lies between a layer's matrix products. All compute in float32 and round once.
+"""Triton kernels between a layer's matrix products. All compute in float32 and round once.
 
 With TRITON_INTERPRET=1 they run on a CPU as well, slowly.
 """
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import after_the_last, begin_the_next, dependent
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 
 _SILU_BLOCK = 1024
 
@@ -54,11 +54,11 @@ def silu_mul(x: Tensor) -> Tensor:
 
 
 class Places(NamedTuple):
-    """Where tokens belong: int[tokens] each.
+    """The places of tokens in the cache and in their sequences: int[tokens] each.
 
     Args:
         blocks: of the cache.
-        slots: in the block.
+        slots: within the block.
         positions: in the token's sequence.
     """
 
@@ -69,7 +69,7 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class RotaryParameters:
-    """What is done to queries and keys before they meet.
+    """Parameters of the rotary embedding and of the norms of queries and keys.
 
     Args:
         table: float32[positions, rotated size], cosines and then sines of the rotary embedding (Su et al. 2021) of
@@ -85,26 +85,26 @@ class RotaryParameters:
     eps: float
 
     def arguments(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, float]:
-        """Return what the kernels take of it, in their order."""
+        """Return the kernels' arguments for it, in order."""
         return self.table, self.query_norm, self.key_norm, self.eps
 
     def constants(self) -> dict[str, Any]:
-        """Return what they have to know when they are compiled."""
+        """Return the kernels' compile-time constants for it."""
         return {"ROTATED": 0 if self.table is None else self.table.shape[1], "NORMS": self.query_norm is not None}
 
 
 def rotate_and_store(
     mixed: Tensor, groups: int, key_cache: Tensor, value_cache: Tensor, places: Places, rotary: RotaryParameters
 ) -> Tensor:
-    """Take queries, keys and values apart, turn queries and keys by their positions, put keys and values in the cache.
+    """Split queries, keys and values, rotate queries and keys by position, and write keys and values to the cache.
 
     Args:
-        mixed: [tokens, columns], contiguous: for each group its queries' heads, its key's and its value's.
+        mixed: [tokens, columns], contiguous: for each group the heads of its queries, its key and its value.
         groups: KV heads.
         key_cache: [blocks, tokens per block, groups, head size]
         value_cache: like `key_cache`.
         places: of the tokens.
-        turning: of queries and keys.
+        rotary: of queries and keys.
 
     Returns:
         queries, [tokens, 1, heads, head size]
@@ -193,7 +193,7 @@ def _rotate_and_store(  # type: ignore[no-untyped-def]
     column = tl.arange(0, SIZE_BLOCK)[None, :]
     inside = (head < HEADS) & (column < SIZE)
     position = tl.load(positions + token).to(tl.int64)
-    queries = turned(source + head * SIZE, column, inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
+    queries = rotated(source + head * SIZE, column, inside, position, table, query_norm, eps, SIZE, ROTATED, NORMS)
     tl.store(query + (token * GROUPS + group) * HEADS * SIZE + head * SIZE + column, queries, mask=inside)
 
     place = tl.load(blocks + token).to(tl.int64) * block_stride + tl.load(slots + token).to(tl.int64) * slot_stride
@@ -216,9 +216,9 @@ def store(  # type: ignore[no-untyped-def]
     ROTATED: tl.constexpr,
     NORMS: tl.constexpr,
 ):
-    """Put a key, after `turned`, and the value beside it in the cache; return both, [1, columns]."""
+    """Write a key, after `rotated`, and its value to the cache; return both, [1, columns]."""
     inside = column < SIZE
-    key = turned(source, column, inside, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
+    key = rotated(source, column, inside, position, table, key_norm, eps, SIZE, ROTATED, NORMS)
     key = key.to(key_place.dtype.element_ty)
     value = tl.load(source + SIZE + column, mask=inside)
     tl.store(key_place + column, key, mask=inside)
@@ -227,7 +227,7 @@ def store(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def turned(  # type: ignore[no-untyped-def]
+def rotated(  # type: ignore[no-untyped-def]
     source,
     column,
     inside,

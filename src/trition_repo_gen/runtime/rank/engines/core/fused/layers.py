@@ -1,10 +1,10 @@
-"""The two halves of a Megatron transformer layer, computed from the same weights in fewer kernels.
+"""Compute the two halves of a Megatron transformer layer from the same weights in fewer kernels.
 
-A decoding step of a Llama of 8B at one row spends a third of its time in small kernels: Megatron Core 0.19 applies
-rotary embeddings in 24 a layer. Here a half layer is a norm, its matrix products and one kernel or two between them;
-the last product adds to the residual stream where it lies. With tensor parallelism, of few rows, a half layer leaves
-its part of that product for the next one, whose norm takes in the sum over the ranks. Transformer Engine's modules are
-not called, which also saves their time on the host in steps without a CUDA graph.
+A decoding step of an 8B Llama with one sequence spends a third of its time in small kernels: Megatron Core 0.19 applies
+rotary embeddings in 24 of them per layer. Here a half layer is a norm, its matrix products and one or two kernels
+between them; the last product adds to the residual stream in place. With tensor parallelism and few tokens, a half
+layer leaves its part of that product to the next half, whose norm kernel adds up the ranks' parts. Transformer Engine's
+modules are not called, which also saves their time on the host in steps without a CUDA graph.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _NEEDED: dict[str, tuple[Any, ...]] = {
     "rotary_interleaved": (False,),
     "sequence_parallel": (False,),
 }
-"""Of the model's configuration; what it does not have counts as it should be."""
+"""Accepted values of the model's configuration; an attribute that it lacks counts as accepted."""
 
 
 def fuse(model: torch.nn.Module, max_sequence_length: int) -> tuple[int, int]:
-    """Give every half layer that can be computed here its new forward pass, in place.
+    """Replace the forward pass of every half layer that can be computed here, in place.
 
     Args:
         model: this rank's part of a `GPTModel` in eval mode, on its device.
-        max_sequence_length: positions that there are.
+        max_sequence_length: number of positions.
 
     Returns:
-        how many of the attention halves and of the MLP halves are fused.
+        the numbers of attention halves and of MLP halves that are fused.
     """
     while hasattr(model, "module"):  # Float16Module and the like
         model = model.module
@@ -83,14 +83,14 @@ def fuse(model: torch.nn.Module, max_sequence_length: int) -> tuple[int, int]:
 
 
 def _chain(order: list[_Half | None]) -> None:
-    """Tell halves that are followed by a fused one that they may leave their products to it."""
+    """Link halves that are followed by a fused one, so that they leave their products to it."""
     pairs = [(a, b) for a, b in itertools.pairwise(order) if a is not None and b is not None]
     if len(pairs) < 2:
-        return  # the only place would be used twice in a row
+        return  # the only place would be used twice in succession
     for index, (half, following) in enumerate(pairs):
         half.place = index % 2
         following.before = half
-    if len(pairs) % 2:  # after the last comes the first again
+    if len(pairs) % 2:  # the first follows the last
         pairs[-1][0].place = 2
 
 
@@ -130,7 +130,7 @@ def _fusible_mlp(layer: Any, config: Any) -> bool:
 
 
 def _are_plain(first: Any, second: Any) -> bool:
-    """Return whether the half's layers do nothing but norm and multiply: no adapters, no norm of the output."""
+    """Return whether the half's layers only normalise and multiply: no adapters, no norm of the output."""
     return (
         type(first) is transformer_engine.TELayerNormColumnParallelLinear
         and type(second) is transformer_engine.TERowParallelLinear
@@ -138,7 +138,7 @@ def _are_plain(first: Any, second: Any) -> bool:
 
 
 def _window(layer: Any) -> int:
-    """Return how many tokens before it a token of this layer sees; -1 means all."""
+    """Return the number of earlier tokens that a token of this layer attends to; -1 means all."""
     config = layer.config
     limited = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer.layer_number)
     return int(config.window_size[0]) if limited else -1
@@ -150,7 +150,7 @@ def _bias(linear: Any) -> Tensor | None:
 
 
 class _Half:
-    """One half of a layer, which takes the place of the layer's own method."""
+    """One half of a layer, which replaces the layer's own method."""
 
     method: str
 
@@ -160,18 +160,18 @@ class _Half:
         self._original = getattr(layer, self.method)
         self._eps = float(layer.config.layernorm_epsilon)
         self.before: _Half | None = None
-        """The half right before this one, which may leave its product to it."""
+        """The previous half, if it may leave its product to this one."""
         self.place: int | None = None
-        """Where this half leaves its product; None where nobody would take it."""
+        """Where this half leaves its product; None if it adds the product itself."""
         self._left_to: Exchange | None = None
-        """Where the product of this step is that nobody has taken yet."""
+        """The exchange that has this half's product of the current step, until the next half adds it."""
         setattr(layer, self.method, self)
 
     def _norm(self, residual: Tensor, first: Any) -> tuple[Tensor, Tensor | None]:
-        """Return what the half's first product is of, and the weights of a norm that it has to take in.
+        """Return the input of the half's first product, and the weights of a norm that the product has to apply.
 
         Args:
-            residual: [rows, columns] of the residual stream. What was left to this half is added to it.
+            residual: [tokens, columns] of the residual stream. The product left to this half is added to it.
             first: the half's first layer.
         """
         norm, before = first.layer_norm_weight, self.before
@@ -183,7 +183,7 @@ class _Half:
         return rms_norm(residual, norm, self._eps), None
 
     def _add_product(self, residual: Tensor, x: Tensor, weight: Tensor, *, in_place: bool) -> Tensor:
-        """Return `residual` plus the product, summed over the tensor-parallel ranks, now or by the next half."""
+        """Return `residual` plus the product; with tensor parallelism the next half may add the product later."""
         if self._all_reduce.ranks == 1:
             if one_row.can_multiply(x, weight):
                 return one_row.add_product(residual, x, weight, in_place=in_place)
@@ -202,7 +202,7 @@ class _Attention(_Half):
 
     Args:
         table: see `RotaryParameters`.
-        in_place: add where the input lies; it must be nobody else's then.
+        in_place: add to the input in place; nothing else may use it then.
     """
 
     method = "_forward_attention"
@@ -219,7 +219,7 @@ class _Attention(_Half):
         query_norm, key_norm = (
             None if norm is None else norm.weight for norm in (attention.q_layernorm, attention.k_layernorm)
         )
-        self._turning = RotaryParameters(table, query_norm, key_norm, self._eps)
+        self._rotary = RotaryParameters(table, query_norm, key_norm, self._eps)
 
     def __call__(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, context: Tensor | None = None, **others: Any
@@ -240,17 +240,17 @@ class _Attention(_Half):
         return out.view(hidden_states.shape), context
 
     def _attend(self, mixed: Tensor, paged: Any) -> Tensor:
-        attention, rows, view = self._attention, mixed.shape[0], paged.gpu_view
+        attention, tokens, view = self._attention, mixed.shape[0], paged.gpu_view
         number = attention.layer_number - attention._get_pp_layer_offset_for_inference()
         keys, values, block_table = paged.key_value_cache(number)
         places = Places(
-            view.token_to_block_idx[:rows],
-            view.token_to_local_position_within_kv_block[:rows],
-            view.token_to_pos_ids[:rows],
+            view.token_to_block_idx[:tokens],
+            view.token_to_local_position_within_kv_block[:tokens],
+            view.token_to_pos_ids[:tokens],
         )
         cu_query_lengths, max_query_length = paged.cu_query_lengths()
         cu_key_lengths, key_lengths, max_key_length = paged.cu_kv_lengths()
-        one_token_each = paged.is_decode_only() and key_lengths.shape[0] == rows
+        one_token_each = paged.is_decode_only() and key_lengths.shape[0] == tokens
         if one_token_each and self._plain_softmax and can_decode(keys):
             return decode(
                 mixed,
@@ -258,13 +258,13 @@ class _Attention(_Half):
                 keys,
                 values,
                 places,
-                self._turning,
+                self._rotary,
                 block_table,
                 key_lengths,
                 self._scale,
                 self._window,
             )
-        query = rotate_and_store(mixed, self._groups, keys, values, places, self._turning)
+        query = rotate_and_store(mixed, self._groups, keys, values, places, self._rotary)
         attended: Tensor = attention.flash_decode_and_prefill(
             query,
             keys,
@@ -282,7 +282,7 @@ class _Attention(_Half):
 
 
 class _Mlp(_Half):
-    """Norm and gated MLP, added to the residual stream where it lies."""
+    """Norm and gated MLP, added to the residual stream in place."""
 
     method = "_forward_mlp"
 

@@ -1,9 +1,9 @@
-"""Matrix products of one row, in Triton: as fast as the weights can be read, with what is around them taken in.
+"""Matrix products of one token, in Triton, as fast as the weights can be read.
 
-A decoding step of one row reads every weight once and computes next to nothing. What it loses is at the ends of its
-kernels, each of which waits for the last one and then for its own first weights. These begin to read their weights
-while the kernel before them still runs, and take in the norm before a product, the gate after it, or the addition to
-the residual stream, which would be kernels of their own.
+A decoding step of one token reads every weight once and computes almost nothing. It loses time between kernels: each
+waits for the previous one and then for its own first weights. These kernels start to read their weights while the
+previous kernel still runs, and include the norm before a product, the gate after it, or the addition to the residual
+stream, which would be separate kernels.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import after_the_last, begin_the_next, dependent
+from ...kernels.launch import after_the_last, begin_the_next, dependent
 
 _BLOCK_OUT = 4
-"""Weights' rows that a program reads, those of gates among them; two stamped pairs' numbers."""
+"""Rows of the weights that a program reads, including those of gates; the values of two stamped pairs."""
 _BLOCK_IN = 512
-"""Columns of the input that it reads at a time."""
+"""Columns of the input that a program reads at a time."""
 _WARPS = 4
 
 
 @dataclass(frozen=True)
 class Inboxes:
-    """Where other ranks wait for a product's pairs of bfloat16 numbers, each with a stamp in the same eight bytes.
+    """Where other ranks wait for a product's pairs of bfloat16 values, each with a stamp in the same eight bytes.
 
     Args:
-        addresses: int64[ranks], where each rank's int64[slots, ranks, pairs] lies.
+        addresses: int64[ranks], of each rank's int64[slots, ranks, pairs].
         uses: int32[slots], how often each slot was used before; one more is the stamp.
         slot: the one to write to.
         rank: of this process.
@@ -66,7 +66,7 @@ def product(
         eps: of the norm.
         bias: [columns], added.
         out: [1, columns], contiguous, for the result.
-        inboxes: who gets it as well, as fast as it comes.
+        inboxes: of the ranks to which the result is sent as well, as it is computed.
 
     Returns:
         [1, columns]
