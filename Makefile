@@ -11,6 +11,8 @@ MEGATRON := .envs/megatron
 NEMO := .envs/nemo
 DOCS := .envs/docs
 
+PYTEST := -n 2 --dist loadfile --no-loadscope-reorder
+
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -50,9 +52,13 @@ docs: $(DOCS)/.ready
 reference: $(BASE)/.ready
 	$(BASE)/bin/python scripts/make_reference.py
 
+# What ranks run is tested in their environments; all three runs use the same checkpoints of tiny models.
 test: check docs environments
 	scripts/install-chromium
-	$(BASE)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	export TRGEN_TEST_FOLDER=$$(mktemp -d); trap 'rm -rf "$$TRGEN_TEST_FOLDER"' EXIT; \
+	$(MEGATRON)/bin/python -m pytest tests/rank $(PYTEST) --disable-warnings; \
+	$(NEMO)/bin/python -m pytest tests/rank/nemo --disable-warnings; \
+	$(BASE)/bin/python -m pytest $(PYTEST)
 
 # make bench  measure: command line, overhead over the engine, start
 bench: environments

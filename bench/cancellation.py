@@ -179,7 +179,7 @@ def _check(uncut: list["Future[float]"]) -> None:
 
 
 def _wait_for_running(server: Server, sequences: int) -> None:
-    """Poll Triton's metrics until so many sequences run."""
+    """Poll Triton's metrics until so many sequences run: neither Triton nor a model tells anybody that they changed."""
     deadline = time.monotonic() + _PATIENCE
     while (found := _running(server)) != sequences:
         if time.monotonic() > deadline:

@@ -1,21 +1,18 @@
 """Fixtures for all tests: the environments, the tiny models and their checkpoints."""
 
-import json
 import os
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.models.prepared import Prepared, prepare
 
 CHECKOUT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _environment() -> None:
-    """No test may depend on what a model hub answers, or on what its caller prefers for ranks or ignores (nohup)."""
+def pytest_configure() -> None:
+    """Let no test depend on what a model hub answers, or on what its caller prefers for ranks or ignores (nohup)."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -31,39 +28,19 @@ def checkout() -> Path:
 @pytest.fixture(scope="session")
 def megatron_python() -> Path:
     """The interpreter of the ranks' environment."""
-    python = Path(os.environ.get("TRGEN_MEGATRON_PYTHON", CHECKOUT / ".envs/megatron/bin/python"))
-    if not python.exists():
-        pytest.fail(f"{python} is missing; run `make environments` first.")
-    return python
+    return _python(Path(os.environ.get("TRGEN_MEGATRON_PYTHON", CHECKOUT / ".envs/megatron/bin/python")))
 
 
 @pytest.fixture(scope="session")
 def nemo_python() -> Path:
     """The interpreter of the environment for NeMo 2.0 checkpoints."""
-    python = CHECKOUT / ".envs/nemo/bin/python"
-    if not python.exists():
-        pytest.fail(f"{python} is missing; run `make environments` first.")
-    return python
+    return _python(CHECKOUT / ".envs/nemo/bin/python")
 
 
-@pytest.fixture(scope="session")
-def in_megatron(megatron_python: Path) -> Callable[..., Any]:
-    """Run a script beside a test file in the ranks' environment and return the JSON document it prints last.
-
-    The script gets the folder of the package `runtime` as its first argument, then what the caller passes.
-    """
-
-    def run(test_file: str, script: str, *arguments: str) -> Any:
-        completed = subprocess.run(
-            [megatron_python, Path(test_file).parent / script, CHECKOUT / "src/trition_repo_gen", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert completed.returncode == 0, completed.stderr[-4000:]
-        return json.loads(completed.stdout.splitlines()[-1])
-
-    return run
+def _python(path: Path) -> Path:
+    if not path.exists():
+        pytest.fail(f"{path} is missing; run `make environments` first.")
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +53,24 @@ def tiny_llama() -> Path:
 def tiny_qwen_vl() -> Path:
     """The trained tiny model that takes images, in Hugging Face's format."""
     return CHECKOUT / "examples/tiny_qwen_vl"
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all processes of a test run use; with TRGEN_TEST_FOLDER, all runs that name the same."""
+    if named := os.environ.get("TRGEN_TEST_FOLDER"):
+        return Path(named)
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def prepared(shared_folder: Path, checkout: Path, megatron_python: Path) -> Prepared:
+    """Tiny models, their checkpoints and Hugging Face's answers."""
+    return prepare(shared_folder / "prepared", checkout, megatron_python)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(prepared: Prepared) -> dict[str, Path]:
+    """Megatron-Bridge checkpoints of the trained model and of random ones of other architectures, in float32."""
+    return prepared.checkpoints

@@ -47,7 +47,7 @@ def run(host: Host, trained: Path) -> dict[str, Any]:
                 again = [sequence["text"] for sequence in running.ask(PROMPTS, 64)]
                 back = time.monotonic() - killed
             except QueryError:
-                time.sleep(0.2)
+                time.sleep(0.2)  # what is measured is when somebody who asks again and again is answered
     result = {
         "in_flight": _IN_FLIGHT,
         "told": sorted({sentence for _, sentence in deaths}),

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import select
-import subprocess
 import sys
 import threading
 import time
@@ -21,29 +20,14 @@ import numpy as np
 import pytest
 import tritonclient.http
 
+from tests.commands import run as run
+from tests.models.prepared import PROMPTS as PROMPTS
 from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.server import Server, free_ports, running_server
 
 READY_SECONDS = 300.0
 DTYPES = {"BYTES": np.object_, "INT64": np.int64, "FP32": np.float32, "BOOL": np.bool_}
 INPUTS = {tensor.name: tensor.datatype for tensor in wire.INPUTS}
-PROMPTS = [
-    "What is the color of a banana?",
-    "What is the capital of United States?",
-    "Hello, my name is",
-    "0123456789",
-    "def f(x):\n  return",
-    "Once upon a time there was",
-    "a",
-    "Das ist ein Test",
-]
-
-
-def run(command: Sequence[str | Path], cwd: Path | None = None) -> str:
-    """Run a command that has to succeed; return what it printed."""
-    completed = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert completed.returncode == 0, completed.stdout[-1000:] + completed.stderr[-4000:]
-    return completed.stdout
 
 
 @dataclass
@@ -183,7 +167,10 @@ def samples(serving: Serving) -> Samples:
 
 
 def wait_for(serving: Serving, condition: Callable[[Samples], bool], seconds: float = 60.0) -> Samples:
-    """Read the metrics until they fit: sums are handed over now and then."""
+    """Read the metrics until they fit.
+
+    This is a poll: a model hands its sums to Triton twice a second, and neither tells anybody that it has.
+    """
     deadline = time.monotonic() + seconds
     while not condition(found := samples(serving)):
         assert time.monotonic() < deadline, found
@@ -210,13 +197,9 @@ def command_line(pid: int) -> str:
 
 def build(checkpoint: Path, model: str, repository: Path, megatron_python: Path, *flags: str) -> None:
     """Run `trgen build` as a user does."""
-    run(
-        [
-            Path(sys.executable).with_name("trgen"),
-            *("build", "--megatron-checkpoint", checkpoint, "--model-name", model, "--model-repository", repository),
-            *("--rank-python", megatron_python, *flags),
-        ]
-    )
+    source: list[str | Path] = ["--megatron-checkpoint", checkpoint, "--rank-python", megatron_python]
+    target: list[str | Path] = ["--model-name", model, "--model-repository", repository]
+    run([Path(sys.executable).with_name("trgen"), "build", *source, *target, *flags])
 
 
 def seeded_answers(serving: Serving, seeds: int = 50) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
-"""A full server: who waits, who is turned away, who is not waited for any more."""
+"""A full server: who waits, who is refused, who is not waited for any more."""
 
+import functools
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.resting import rest_service
-from tests.e2e.serving import DTYPES, LogLine, Reply, Serve, Serving, run, wait_for
+from tests.e2e.serving import DTYPES, LogLine, Reply, Samples, Serve, Serving, run, wait_for
 from trition_repo_gen.clients import LLMClient
 from trition_repo_gen.errors import QueryError
 
@@ -31,7 +32,7 @@ def narrow(serve: Serve) -> Iterator[Serving]:
         yield serving
 
 
-def test_one_runs_two_wait_and_the_fourth_is_turned_away(narrow: Serving) -> None:
+def test_one_runs_two_wait_and_the_fourth_is_refused(narrow: Serving) -> None:
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(narrow.ask, LONG, max_length=900, min_length=900) for _ in range(4)]
     refused = [future.exception() for future in futures if future.exception()]
@@ -83,6 +84,11 @@ def test_nothing_runs_on_for_a_client_that_waits_no_longer(narrow: Serving) -> N
     assert narrow.ask(BANANA, max_length=8).sentences == [" Yellow."]
 
 
+def waiting_are(number: int, found: Samples) -> bool:
+    """Return whether so many requests wait."""
+    return found["num_requests_waiting"] == number
+
+
 def test_the_more_urgent_goes_first(narrow: Serving) -> None:
     prompts = ["Count slowly.", "3", "1"]
     started = LogLine(narrow, f"prompt='{prompts[0]}'")
@@ -92,7 +98,7 @@ def test_the_more_urgent_goes_first(narrow: Serving) -> None:
         waiting = []
         for number, prompt in enumerate(prompts[1:], 1):
             waiting.append(pool.submit(narrow.ask, prompt, max_length=1, queue_priority=int(prompt)))
-            wait_for(narrow, lambda found, number=number: found["num_requests_waiting"] == number)
+            wait_for(narrow, functools.partial(waiting_are, number))
         for future in waiting:
             future.result()
     found = (re.search(r"request with 1 sequences.*prompt='(.*?)'", line) for line in narrow.log)

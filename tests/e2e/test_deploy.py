@@ -16,7 +16,7 @@ def test_a_line_of_the_script_works_with_the_name_replaced(
     tmp_path: Path, checkpoints: dict[str, Path], megatron_python: Path
 ) -> None:
     http, grpc, metrics, rest = map(str, free_ports(4))
-    command = [
+    command: list[str | Path] = [
         *(Path(sys.executable).with_name("trgen"), "deploy", "--megatron_checkpoint", checkpoints["llama"]),
         *("--triton_model_name", "llama", "--triton_model_version", "1", "--triton_port", http),
         *("--triton_http_address", "127.0.0.1", "--tensor_parallelism_size", "1", "--pipeline_parallelism_size", "1"),

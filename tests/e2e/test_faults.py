@@ -113,7 +113,7 @@ def test_nothing_survives_a_killed_tritonserver(two_ranks: Serving) -> None:
     wait_for_end(processes, 30)
 
 
-def test_a_killed_stub_is_told_by_the_health_check_and_survived_by_nothing(serve: Serve, checkout: Path) -> None:
+def test_a_killed_stub_is_reported_by_the_health_check_and_survived_by_nothing(serve: Serve, checkout: Path) -> None:
     def health_check(serving: Serving) -> tuple[int, str]:
         command: list[str | Path] = [sys.executable, checkout / "scripts/healthcheck.py", serving.http]
         completed = subprocess.run(command, capture_output=True, text=True, check=False)

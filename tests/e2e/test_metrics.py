@@ -39,7 +39,7 @@ def test_what_requests_did_is_counted(llama: Serving) -> None:
     wait_for(llama, lambda found: found["num_requests_running"] == found["kv_cache_usage_perc"] == 0)
 
 
-def test_a_request_that_the_twin_cannot_read_is_counted(llama: Serving) -> None:
+def test_a_request_that_the_streaming_model_cannot_read_is_counted(llama: Serving) -> None:
     name = 'request_failure_total code="INVALID_ARG"'
     before = samples(llama).get(name, 0.0)
     with LLMClient(llama.http, llama.model) as client, pytest.raises(QueryError, match=r"top_p is 2\.0"):

@@ -167,7 +167,7 @@ def fetch(url: str, body: object = None) -> str:
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    """Wait until tritonserver answers; the process's end is noticed as well."""
+    """Poll Triton's readiness, which is all that a user of another machine sees; the process's end is an event."""
     client = tritonclient.http.InferenceServerClient(url)
     for _ in range(int(READY_SECONDS / 0.2)):
         try:

@@ -68,9 +68,12 @@ class TritonPythonModel:
             return error("Rank 1 died.", pb_utils.TritonError.INTERNAL)
         if prompts[0] == b"slow":
             time.sleep(3)
-        sequences = [{name: plain(values[sequence]) for name, values in tensors.items()} for sequence in
-        range(len(prompts))] longest = max(len(prompt) for prompt in prompts) log_probs = np.zeros((len(prompts),
-        longest), np.float32) for sequence, prompt in enumerate(prompts):
+        sequences = [
+            {name: plain(values[sequence]) for name, values in tensors.items()} for sequence in range(len(prompts))
+        ]
+        longest = max(len(prompt) for prompt in prompts)
+        log_probs = np.zeros((len(prompts), longest), np.float32)
+        for sequence, prompt in enumerate(prompts):
             log_probs[sequence, : len(prompt)] = -0.5
         wanted = {
             "sentences": texts(b"\\xff cut" if prompt == b"cut" else json.dumps(sequence).encode()
@@ -148,7 +151,7 @@ def test_only_the_prompt_is_sent_unless_more_is_said(client: LLMClient) -> None:
     assert answer.top_logprobs is None
 
 
-def test_parameters_are_per_row(client: LLMClient) -> None:
+def test_parameters_are_per_sequence(client: LLMClient) -> None:
     first, second = client.infer(
         ["a", "b"],
         max_length=[3, 4],
@@ -168,12 +171,12 @@ def test_parameters_are_per_row(client: LLMClient) -> None:
     assert json.loads(second.text) == shared | sequence
 
 
-def test_one_list_of_stop_words_holds_for_all_rows(client: LLMClient) -> None:
+def test_one_list_of_stop_words_holds_for_all_sequences(client: LLMClient) -> None:
     answers = client.infer(["a", "b"], stop_words=["\n", "ende"])
     assert [json.loads(answer.text)["stop_words"] for answer in answers] == ['["\\n", "ende"]'] * 2
 
 
-def test_log_probabilities_have_each_rows_length(client: LLMClient) -> None:
+def test_log_probabilities_have_each_sequences_length(client: LLMClient) -> None:
     short, long = client.infer(["ab", "abcde"], compute_logprob=True, n_top_logprobs=1)
     assert short.log_probs == (-0.5, -0.5)
     assert long.log_probs == (-0.5,) * 5
@@ -257,7 +260,7 @@ def test_a_refused_request(client: LLMClient) -> None:
     assert not isinstance(refused.value, ServerFailedError)
 
 
-def test_too_many_rows(client: LLMClient) -> None:
+def test_too_many_sequences(client: LLMClient) -> None:
     with pytest.raises(QueryError, match=r"^The server refused the request: inference request batch-size must be <= 4"):
         client.infer(["a"] * 5)
 

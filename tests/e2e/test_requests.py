@@ -36,7 +36,7 @@ def test_one_rank_answers_as_hugging_face_does(llama: Serving, references: dict[
     assert_same_answers(replies, references["llama"])
 
 
-def test_a_batch_is_its_rows(llama: Serving) -> None:
+def test_a_batch_is_its_sequences(llama: Serving) -> None:
     sequences = PROMPTS[:4]
     lengths = [5, 32, 1, 17]
 
@@ -54,7 +54,7 @@ def test_a_seed_gives_the_same_answer_alone_and_among_others(llama: Serving) -> 
     assert len(set(alone)) > 40
 
 
-def test_greedy_rows_among_sampled_ones_equal_their_single_answers(llama: Serving) -> None:
+def test_greedy_sequences_among_sampled_ones_equal_their_single_answers(llama: Serving) -> None:
     choose = random.Random(0)
     alone = {prompt: llama.ask(prompt, max_length=40).sentences[0] for prompt in PROMPTS}
     clients: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def test_without_echo_only_the_answer_has_log_probabilities(
     assert reply.log_probs[0] == pytest.approx(references["llama"][0]["generated_log_probs"], abs=1e-3)
 
 
-def test_rows_that_want_log_probabilities_run_with_rows_that_do_not(llama: Serving) -> None:
+def test_sequences_with_log_probabilities_run_with_those_that_do_not(llama: Serving) -> None:
     reply = llama.ask([BANANA, CAPITAL], compute_logprob=[True, False], echo=[True, False])
 
     assert len(reply.log_probs[0]) == reply.prompt_tokens[0] - 1 + reply.completion_tokens[0]
@@ -224,7 +224,7 @@ def test_nonsense_disturbs_nobody_else(llama: Serving) -> None:
     assert good.result().sentences[0] == expected
 
 
-def test_one_bad_row_is_named(llama: Serving) -> None:
+def test_one_bad_sequence_is_named(llama: Serving) -> None:
     with pytest.raises(InferenceServerException, match=r"Sequence 1: The prompt has 1200 tokens"):
         llama.ask([BANANA, "abc " * 300])
 
@@ -256,8 +256,8 @@ def test_a_stop_token_ends_only_its_own_sequence(llama: Serving, tiny_llama: Pat
 
 
 def test_penalties_hold_for_their_sequence_alone(llama: Serving) -> None:
-    parameters = {"presence_penalty": [2.0, 0.0, 0.0], "frequency_penalty": [0.0, 2.0, 0.0]}
-    common = {"max_length": 60, "min_length": 60, "top_k": 0, "temperature": 1.5, "random_seed": 3}
+    parameters: dict[str, Any] = {"presence_penalty": [2.0, 0.0, 0.0], "frequency_penalty": [0.0, 2.0, 0.0]}
+    common: dict[str, Any] = {"max_length": 60, "min_length": 60, "top_k": 0, "temperature": 1.5, "random_seed": 3}
     together = llama.ask([LONG] * 3, **common, **parameters)
     apart = [llama.ask(LONG, **common, **{name: values[i] for name, values in parameters.items()}) for i in range(3)]
     assert together.sentences == [reply.sentences[0] for reply in apart]
@@ -265,13 +265,14 @@ def test_penalties_hold_for_their_sequence_alone(llama: Serving) -> None:
 
 
 def test_min_p_of_one_is_greedy(llama: Serving) -> None:
-    sampled = {"max_length": 32, "top_k": 0, "temperature": 5.0, "random_seed": 7}
+    sampled: dict[str, Any] = {"max_length": 32, "top_k": 0, "temperature": 5.0, "random_seed": 7}
     assert llama.ask(BANANA, **sampled).sentences != [" Yellow."]
     assert llama.ask(BANANA, min_p=1.0, **sampled).sentences == [" Yellow."]
 
 
 def test_tokens_that_the_model_lacks_are_refused(llama: Serving) -> None:
-    for name, value in (("logit_bias", '{"70000": 1}'), ("stop_token_ids", "[70000]")):
+    parameters: dict[str, Any] = {"logit_bias": '{"70000": 1}', "stop_token_ids": "[70000]"}
+    for name, value in parameters.items():
         with pytest.raises(InferenceServerException, match=f"{name} has the token 70000; the vocabulary has"):
             llama.ask(BANANA, **{name: value})
 

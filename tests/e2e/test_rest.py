@@ -18,7 +18,7 @@ from trition_repo_gen.clients import LLMClient
 
 BANANA, CAPITAL = PROMPTS[:2]
 LONG = "Count from one to fifty."
-ASK_BANANA = [{"role": "user", "content": BANANA}]
+ASK_BANANA: Any = [{"role": "user", "content": BANANA}]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_completions_are_those_of_plain_triton(client: openai.OpenAI, llama: Ser
 
 
 def test_a_chat(client: openai.OpenAI, llama: Serving) -> None:
-    answer = client.chat.completions.create(model="llama", messages=ASK_BANANA, temperature=0)  # type: ignore[arg-type]
+    answer = client.chat.completions.create(model="llama", messages=ASK_BANANA, temperature=0)
     plain = llama.ask(json.dumps(ASK_BANANA), apply_chat_template=True)
     assert answer.choices[0].message.content == plain.sentences[0] == " Yellow."
     assert answer.choices[0].message.role == "assistant"
@@ -100,8 +100,8 @@ def test_a_chats_stream_with_several_choices(client: openai.OpenAI) -> None:
 
 def test_seeds_and_stop_words(client: openai.OpenAI) -> None:
     def ask(seed: int) -> str:
-        wanted: dict[str, Any] = {"model": "llama", "prompt": "a", "seed": seed, "temperature": 2, "max_tokens": 12}
-        return client.completions.create(**wanted).choices[0].text
+        answer = client.completions.create(model="llama", prompt="a", seed=seed, temperature=2, max_tokens=12)
+        return answer.choices[0].text
 
     assert ask(1) == ask(1)
     assert len({ask(seed) for seed in range(6)}) > 1
@@ -130,7 +130,7 @@ def test_log_probabilities(client: openai.OpenAI, llama: Serving) -> None:
         messages=ASK_BANANA,
         temperature=0,
         logprobs=True,
-        top_logprobs=1,  # type: ignore[arg-type]
+        top_logprobs=1,
     ).choices[0]
     assert chat.logprobs is not None
     assert chat.logprobs.content is not None
@@ -147,7 +147,7 @@ def test_the_log_probabilities_of_an_echoed_prompt(client: openai.OpenAI) -> Non
     assert choice.logprobs.tokens is not None
     assert choice.logprobs.tokens[:5] == [*"Hello"]
     assert choice.logprobs.token_logprobs is not None
-    assert choice.logprobs.token_logprobs[0] is None
+    assert choice.logprobs.token_logprobs[:1] == [None]
     assert all(value < 0 for value in choice.logprobs.token_logprobs[1:])
     assert len(choice.logprobs.token_logprobs) == 6
 
@@ -160,9 +160,9 @@ def test_mistakes(client: openai.OpenAI, service: str) -> None:
         client.completions.create(model="llama", prompt="a", max_tokens=5000)
     with pytest.raises(openai.BadRequestError, match="at most 1024 tokens"):  # not a broken stream
         client.completions.create(model="llama", prompt="a", max_tokens=5000, stream=True)
-    with pytest.raises(openai.BadRequestError, match="suffix is not supported") as caught:
+    with pytest.raises(openai.BadRequestError, match="suffix is not supported") as refused:
         client.completions.create(model="llama", prompt="a", suffix="b")
-    assert caught.value.param == "suffix"
+    assert refused.value.param == "suffix"
     with pytest.raises(openai.BadRequestError, match="takes no images"):
         parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
         client.chat.completions.create(model="llama", messages=[{"role": "user", "content": parts}])  # type: ignore

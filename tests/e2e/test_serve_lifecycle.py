@@ -13,9 +13,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +36,8 @@ output [ { name: "sentences", data_type: TYPE_STRING, dims: [ 1 ] } ]
 instance_group [ { count: 1, kind: KIND_CPU } ]
 """
 
+# A prompt may name a FIFO: its answer comes once somebody has opened that to write.
 ANSWERS = """
-import time
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -48,9 +49,9 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             prompts = pb_utils.get_input_tensor_by_name(request, "prompts").as_numpy()
-            if prompts[0, 0] == b"slow":
+            if prompts[0, 0].startswith(b"/"):
                 print("working on it", flush=True)
-                time.sleep(1)
+                open(prompts[0, 0]).close()
             answers = np.array([[prompt.upper()] for prompt in prompts[:, 0]], dtype=object)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("sentences", answers)]))
         return responses
@@ -123,7 +124,8 @@ class Trgen:
     def until(self, text: str, stream: str = "stdout") -> str:
         """Read lines until one has `text`; return all that was read."""
         read = ""
-        for line in getattr(self.process, stream):
+        lines: Iterator[str] = getattr(self.process, stream)
+        for line in lines:
             read += line
             if text in line:
                 return read
@@ -154,11 +156,15 @@ class Trgen:
         self.process.communicate()
 
 
+Start = Callable[..., Trgen]
+
+
 @pytest.fixture
-def serve() -> Iterator[type[Trgen] | object]:
+def serve() -> Iterator[Start]:
+    """Start `trgen serve`; nothing of it is left after the test."""
     started: list[Trgen] = []
 
-    def start(repository: Path, *arguments: str, **options: int) -> Trgen:
+    def start(repository: Path, *arguments: str, **options: Any) -> Trgen:
         started.append(Trgen(repository, *arguments, **options))
         return started[-1]
 
@@ -167,15 +173,16 @@ def serve() -> Iterator[type[Trgen] | object]:
         each.kill_all()
 
 
-def ask(port: int, prompt: str, client=tritonclient.http) -> str:
+def ask(port: int, prompt: str, client: Any = tritonclient.http) -> str:
     tensor = client.InferInput("prompts", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[prompt]], dtype=object))
     with client.InferenceServerClient(f"127.0.0.1:{port}") as connection:
-        return connection.infer("answers", [tensor]).as_numpy("sentences")[0, 0].decode()
+        answer: bytes = connection.infer("answers", [tensor]).as_numpy("sentences")[0, 0]
+        return answer.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_serves_until_a_signal_comes(serve, tmp_path, number):
+def test_serves_until_a_signal_comes(serve: Start, tmp_path: Path, number: signal.Signals) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS))
     ready = trgen.until("query:")
     assert f"ready: http://127.0.0.1:{trgen.http} models: answers\n" in ready
@@ -192,7 +199,9 @@ def test_serves_until_a_signal_comes(serve, tmp_path, number):
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_models_load_leaves_nothing(serve, tmp_path, number, expected):
+def test_a_signal_while_models_load_leaves_nothing(
+    serve: Start, tmp_path: Path, number: signal.Signals, expected: int
+) -> None:
     trgen = serve(write_model(tmp_path, "hangs", NEVER_LOADS))
     trgen.until("loading weights 1 %", "stderr")
     assert len(trgen.descendants()) >= 3  # tritonserver, the stub, its child
@@ -208,7 +217,7 @@ def test_a_signal_while_models_load_leaves_nothing(serve, tmp_path, number, expe
 
 
 @pytest.mark.parametrize("moment", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0])
-def test_a_signal_at_any_moment_leaves_nothing(serve, tmp_path, moment):
+def test_a_signal_at_any_moment_leaves_nothing(serve: Start, tmp_path: Path, moment: float) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     time.sleep(moment)  # not a synchronisation: the moment is what is tested
     trgen.process.send_signal(signal.SIGTERM)
@@ -216,18 +225,22 @@ def test_a_signal_at_any_moment_leaves_nothing(serve, tmp_path, moment):
     assert trgen.descendants() == []
 
 
-def test_a_request_in_flight_is_answered_before_the_end(serve, tmp_path):
-    trgen = serve(write_model(tmp_path, "answers", ANSWERS))
+def test_a_request_in_flight_is_answered_before_the_end(serve: Start, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    trgen = serve(write_model(tmp_path / "repository", "answers", ANSWERS))
     trgen.until("query:")
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, trgen.http, "slow")
+        answer = pool.submit(ask, trgen.http, str(go))
         trgen.until("working on it", "stderr")
         trgen.process.terminate()
-        assert answer.result() == "SLOW"
+        trgen.until("Found 1 HTTP service connections", "stderr")  # tritonserver waits for it
+        go.open("w").close()
+        assert answer.result() == str(go).upper()
     assert trgen.finish()[0] == 0
 
 
-def test_a_model_that_fails_to_load_says_why(serve, tmp_path):
+def test_a_model_that_fails_to_load_says_why(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "fails", FAILS))
     code, out, log = trgen.finish()
     assert code == 1
@@ -239,7 +252,7 @@ def test_a_model_that_fails_to_load_says_why(serve, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["-tp", "--grpc-port", "--metrics-port"])
-def test_a_port_in_use_is_refused_before_anything_starts(serve, tmp_path, flag):
+def test_a_port_in_use_is_refused_before_anything_starts(serve: Start, tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = serve(write_model(tmp_path, "answers", ANSWERS), flag, port).finish()
@@ -250,14 +263,14 @@ def test_a_port_in_use_is_refused_before_anything_starts(serve, tmp_path, flag):
 
 
 @pytest.mark.parametrize("make", [lambda path: path / "nowhere", lambda path: path])
-def test_a_repository_without_models_is_refused(serve, tmp_path, make):
+def test_a_repository_without_models_is_refused(serve: Start, tmp_path: Path, make: Callable[[Path], Path]) -> None:
     code, _, err = serve(make(tmp_path)).finish()
     assert code == 2
     assert str(tmp_path) in err
     assert len(err.splitlines()) == 1
 
 
-def test_what_stands_after_the_dashes_goes_to_tritonserver_and_wins(serve, tmp_path):
+def test_what_stands_after_the_dashes_goes_to_tritonserver_and_wins(serve: Start, tmp_path: Path) -> None:
     write_model(tmp_path, "answers", ANSWERS)
     write_model(tmp_path, "fails", FAILS)
     port = free_ports(1)[0]
@@ -271,7 +284,7 @@ def test_what_stands_after_the_dashes_goes_to_tritonserver_and_wins(serve, tmp_p
     assert "its-name" in log
 
 
-def test_the_rest_service_runs_beside(serve, tmp_path):
+def test_the_rest_service_runs_beside(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     assert f"rest: http://127.0.0.1:{trgen.rest}\n" in trgen.until("query:")
     models = urllib.request.urlopen(f"http://127.0.0.1:{trgen.rest}/v1/models")
@@ -282,7 +295,7 @@ def test_the_rest_service_runs_beside(serve, tmp_path):
     assert trgen.descendants() == []
 
 
-def test_the_rest_service_says_while_models_load_that_they_do(serve, tmp_path):
+def test_the_rest_service_says_while_models_load_that_they_do(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "hangs", NEVER_LOADS), rest=True)
     trgen.until("rest: ", "stderr")
     with pytest.raises(urllib.error.HTTPError, match="503"):
@@ -292,7 +305,7 @@ def test_the_rest_service_says_while_models_load_that_they_do(serve, tmp_path):
     assert trgen.descendants() == []
 
 
-def test_a_dead_rest_service_is_told_of_and_tritonserver_serves_on(serve, tmp_path):
+def test_a_dead_rest_service_is_reported_and_tritonserver_serves_on(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     trgen.until("query:")
     (rest,) = (pid for pid in trgen.descendants() if b"rest" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
@@ -305,14 +318,14 @@ def test_a_dead_rest_service_is_told_of_and_tritonserver_serves_on(serve, tmp_pa
 
 
 @pytest.mark.parametrize("flags", [("--no-rest",), ("--server_port", "0")])
-def test_the_rest_service_can_be_turned_off(serve, tmp_path, flags):
+def test_the_rest_service_can_be_turned_off(serve: Start, tmp_path: Path, flags: tuple[str, ...]) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), *flags)
     assert "rest:" not in trgen.until("query:")
     trgen.process.terminate()
     assert trgen.finish()[0] == 0
 
 
-def test_the_rest_services_port_and_keys_are_checked_before_anything_starts(serve, tmp_path):
+def test_the_rest_services_port_and_keys_are_checked_before_anything_starts(serve: Start, tmp_path: Path) -> None:
     repository = write_model(tmp_path, "answers", ANSWERS)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -324,7 +337,7 @@ def test_the_rest_services_port_and_keys_are_checked_before_anything_starts(serv
     assert (code, "over gRPC, which is turned off" in err) == (2, True)
 
 
-def test_nothing_survives_a_killed_trgen(serve, tmp_path):
+def test_nothing_survives_a_killed_trgen(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     trgen.until("query:")
     handles = [os.pidfd_open(pid) for pid in trgen.descendants()]
@@ -337,7 +350,7 @@ def test_nothing_survives_a_killed_trgen(serve, tmp_path):
             os.close(handle)
 
 
-def test_a_killed_tritonserver_ends_trgen(serve, tmp_path):
+def test_a_killed_tritonserver_ends_trgen(serve: Start, tmp_path: Path) -> None:
     trgen = serve(write_model(tmp_path, "answers", ANSWERS), rest=True)
     trgen.until("query:")
     (server,) = (pid for pid in trgen.descendants() if Path(f"/proc/{pid}/comm").read_text() == "tritonserver\n")
@@ -348,7 +361,7 @@ def test_a_killed_tritonserver_ends_trgen(serve, tmp_path):
     assert trgen.descendants() == []
 
 
-def test_a_terminal_shows_how_far_loading_is(serve, tmp_path):
+def test_a_terminal_shows_how_far_loading_is(serve: Start, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     trgen = serve(write_model(tmp_path, "hangs", NEVER_LOADS), stderr=theirs)
     os.close(theirs)
@@ -363,7 +376,7 @@ def test_a_terminal_shows_how_far_loading_is(serve, tmp_path):
     assert trgen.finish()[0] == 143
 
 
-def test_the_python_api(tmp_path):
+def test_the_python_api(tmp_path: Path) -> None:
     http, grpc, metrics = free_ports(3)
     lines: list[str] = []
     repository = write_model(tmp_path, "answers", ANSWERS)
@@ -381,7 +394,7 @@ def test_the_python_api(tmp_path):
     assert set(server.log()) <= set(lines)
 
 
-def test_the_python_api_starts_a_server_again_that_lost_a_race_of_its_own(tmp_path):
+def test_the_python_api_starts_a_server_again_that_lost_a_race_of_its_own(tmp_path: Path) -> None:
     http, grpc, metrics = free_ports(3)
     repository = write_model(tmp_path, "again", ABORTS_ONCE)
     with running_server(repository, http_port=http, grpc_port=grpc, metrics_port=metrics) as server:
@@ -390,9 +403,9 @@ def test_the_python_api_starts_a_server_again_that_lost_a_race_of_its_own(tmp_pa
         assert not server.lost_its_race
 
 
-def test_the_python_api_raises_when_models_do_not_load(tmp_path):
+def test_the_python_api_raises_when_models_do_not_load(tmp_path: Path) -> None:
     http, grpc, metrics = free_ports(3)
-    ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
+    ports: dict[str, Any] = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
     fails = write_model(tmp_path / "fails", "fails", FAILS)
     with pytest.raises(ServerExitedError, match="end of the rainbow"), running_server(fails, **ports):
         pass
@@ -402,7 +415,7 @@ def test_the_python_api_raises_when_models_do_not_load(tmp_path):
         pass
 
 
-def test_a_program_that_cannot_run(serve, tmp_path, monkeypatch):
+def test_a_program_that_cannot_run(serve: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A tritonserver that is not the wheel's takes the python3 that is first on PATH.
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     program = tmp_path / "tritonserver"

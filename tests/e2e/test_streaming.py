@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from trition_repo_gen.clients import Completion, LLMClient
 from trition_repo_gen.errors import QueryError
 
 LONG = "Count from one to fifty."
-SEEDED = {"top_k": 0, "temperature": 1.5}
+SEEDED: dict[str, Any] = {"top_k": 0, "temperature": 1.5}
 SIGNS = (
     "😀👍🏽",
     "漢字かな交じり文",
@@ -85,7 +86,7 @@ def test_log_probabilities_come_with_the_last_response(llama: Serving) -> None:
     assert [list(token) for token in whole.top_logprobs] == [list(token) for token in plain.top_logprobs[0]]
 
 
-def test_min_length_holds_the_end_back(llama: Serving) -> None:
+def test_min_length_masks_the_end(llama: Serving) -> None:
     short = llama.ask("What is the color of a banana?", max_length=40)
     long = llama.ask("What is the color of a banana?", max_length=40, min_length=20)
     assert short.completion_tokens[0] < 20 <= long.completion_tokens[0]
@@ -93,7 +94,15 @@ def test_min_length_holds_the_end_back(llama: Serving) -> None:
 
 
 def test_query_prints_the_stream(llama: Serving) -> None:
-    command = [Path(sys.executable).with_name("trgen"), "query", "-u", llama.http, "-mn", llama.model, "--stream"]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("trgen"),
+        "query",
+        "-u",
+        llama.http,
+        "-mn",
+        llama.model,
+        "--stream",
+    ]
     assert run([*command, "-p", "What is the color of a banana?"]) == " Yellow.\n"
 
 
@@ -103,7 +112,7 @@ def test_a_mistake_is_the_clients(llama: Serving) -> None:
 
 
 def test_clients_that_go_away_free_their_places(qwen3: Serving) -> None:
-    """64 streams on 16 places, half of them cut at random; the others are as if nothing had happened."""
+    """64 streams on 16 places, half of them closed at random; the others are as if nothing had happened."""
     choose = random.Random(6)
     seeds = list(range(64))
     cut_after = [choose.randint(1, 20) if seed % 2 else None for seed in seeds]

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -50,7 +50,7 @@ def cut(serving: Serving, pieces: int, prompt: str, **parameters: Any) -> None:
     """Read so many pieces of a stream, then go away."""
     with (
         LLMClient(serving.http, serving.model) as client,
-        contextlib.closing(client.stream(prompt, **parameters)) as it,
+        contextlib.closing(cast(Any, client.stream(prompt, **parameters))) as it,  # a generator
     ):
         assert all(isinstance(next(it), str) for _ in range(pieces))
 
@@ -89,7 +89,7 @@ def test_a_stop_word_ends_a_stream_before_it_and_no_other(serving: Serving) -> N
     assert ended[-1] is other  # nothing runs on behind a stop word
 
 
-FURTHER = (
+FURTHER: tuple[dict[str, Any], ...] = (
     {"presence_penalty": 1.5},
     {"frequency_penalty": 0.7, "repetition_penalty": 1.1},
     {"logit_bias": {"32": -5.0, "46": 3.0}},

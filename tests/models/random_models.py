@@ -2,7 +2,7 @@
 
     python tests/models/random_models.py OUT NAME...      writes OUT/NAME for every name
 
-Weights are drawn wide (0.3) and norms and biases are moved off their trivial start, so that a wrongly mapped parameter
+Weights are sampled widely (0.3), and norms and biases moved off their trivial start, so that a wrongly mapped parameter
 changes the answer. Deterministic per name. Runs in the environment of the ranks.
 """
 

@@ -1,9 +1,10 @@
-"""Tiny random Hugging Face models that read pictures, in fp32, each with a processor and a chat template.
+"""Tiny random Hugging Face models that take images, in fp32, each with a processor and a chat template.
 
     python tests/models/random_vision_models.py OUT NAME...      writes OUT/NAME for every name
 
-Weights are drawn wide, and norms and biases moved off their trivial start, so that a wrongly mapped parameter changes
-the answer. Deterministic per name. Runs in NeMo's environment: transformers 5 reads what 4 writes, not the reverse.
+Weights are sampled widely, and norms and biases moved off their trivial start, so that a wrongly mapped parameter
+changes the answer. Deterministic per name. Runs in NeMo's environment: transformers 5 reads what 4 writes, and 4 not
+what 5 writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen_vl"))
 import qwen_folder
 
-# NeMo's class wants heads of 128. Four of them in two groups, and four layers, can be cut in two either way.
+# NeMo's class wants heads of 128. Four of them in two groups, and four layers, can be sharded in two either way.
 TEXT: dict[str, Any] = {
     "vocab_size": qwen_folder.VOCAB_SIZE,
     "hidden_size": 512,
@@ -60,7 +61,7 @@ def _qwen2vl() -> Any:
 
 
 def _qwen25vl() -> Any:
-    """Its second vision layer attends to whole pictures, the others to windows of 112 pixels."""
+    """Its second vision layer attends to whole images, the others to windows of 112 pixels."""
     vision = {"hidden_size": 64, "intermediate_size": 128, "out_hidden_size": TEXT["hidden_size"]}
     return transformers.Qwen2_5_VLForConditionalGeneration(
         transformers.Qwen2_5_VLConfig(
@@ -107,7 +108,7 @@ def make(name: str, out: Path) -> None:
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.08)
         if model.lm_head.weight is not model.get_input_embeddings().weight:
-            # A mark that the model wrote itself would be taken for a picture where its answer is read anew.
+            # A mark that the model wrote itself would be taken for an image where its answer is read anew.
             model.lm_head.weight[256:] = 0
     shutil.rmtree(out, ignore_errors=True)
     qwen_folder.save(model, out, name, min_tokens=4, max_tokens=64)

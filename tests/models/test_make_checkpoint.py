@@ -14,7 +14,7 @@ WRITTEN_LAST = {
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
+    command: list[str | Path] = [sys.executable, EXAMPLES / script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -1,4 +1,4 @@
-"""The committed tiny model that reads pictures: its files fit together, and its report holds what tests build on."""
+"""The committed tiny model that takes images: its files fit together, and its report holds what tests build on."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ def read(name: str) -> Any:
     return json.loads((FOLDER / name).read_text("utf-8"))
 
 
-def test_it_is_right_about_pictures_it_has_not_seen() -> None:
+def test_it_is_right_about_images_it_has_not_seen() -> None:
     weights = read("report.json")["weights"]
     assert len(weights) == 3
     for entry in weights.values():

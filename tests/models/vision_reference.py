@@ -1,4 +1,4 @@
-"""Hugging Face's greedy answers to conversations with pictures, as JSON: what the served model is compared with.
+"""Hugging Face's greedy answers to conversations with images, as JSON: what the served model is compared with.
 
     python tests/models/vision_reference.py CASES.json OUT HF_FOLDER ... [--max-new-tokens N]
 
@@ -25,14 +25,14 @@ from PIL import Image
 def answer(model: Any, processor: Any, case: dict[str, Any], new_tokens: int) -> dict[str, Any]:
     """One case's record.
 
-    Keys: ``prompt_text``, after the chat template; ``prompt_tokens``, how many, pictures included; ``generated_ids``
+    Keys: ``prompt_text``, after the chat template; ``prompt_tokens``, how many, images included; ``generated_ids``
     [G], G at most ``new_tokens``, with the end token if it was generated; ``text``, these without special tokens;
     ``finish_reason``, ``stop`` or ``length``; ``generated_log_probs`` [G], natural logarithms; ``margin``, the smallest
     distance of best to second-best logit over the generated tokens.
     """
     text = processor.apply_chat_template(case["messages"], add_generation_prompt=True, tokenize=False)
-    pictures = [Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB") for image in case["images"]]
-    inputs = processor(text=[text], images=pictures or None, return_tensors="pt")
+    images = [Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB") for image in case["images"]]
+    inputs = processor(text=[text], images=images or None, return_tensors="pt")
     eos = processor.tokenizer.eos_token_id
     config = transformers.GenerationConfig(
         do_sample=False, max_new_tokens=new_tokens, eos_token_id=eos, pad_token_id=processor.tokenizer.pad_token_id

@@ -112,10 +112,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Pat
     """The environment /opt/trgen of the image, made by the same scripts."""
     uv = checkout / ".uv/bin/uv"
     folder = tmp_path_factory.mktemp("image") / "trgen"
-    for command in (
+    commands: list[list[str | Path]] = [
         ["scripts/install-environment", uv, sys.executable, "locks/serve.txt", folder],
         ["scripts/install-trgen", uv, folder],
-    ):
+    ]
+    for command in commands:
         completed = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
         assert completed.returncode == 0, completed.stderr[-4000:]
     return folder

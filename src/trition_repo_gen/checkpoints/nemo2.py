@@ -208,5 +208,4 @@ KIND = CheckpointKind(
         python_variable="TRGEN_NEMO_PYTHON",
         below=("nemo-toolkit", 3),
     ),
-    multimodal_only=True,
 )

@@ -1,4 +1,4 @@
-"""Conversations with pictures that all models are asked, and what asking takes."""
+"""Conversations with images that all models are asked, and what asking takes."""
 
 import base64
 import io
@@ -13,8 +13,8 @@ from PIL import Image
 from tests.e2e.serving import Asker, Reply, Serving, assert_same_answers
 
 
-def picture(seed: int, width: int, height: int, kind: str = "PNG") -> str:
-    """A picture of random colours in a coarse grid, encoded, as base64."""
+def random_image(seed: int, width: int, height: int, kind: str = "PNG") -> str:
+    """Return an image of random colours in a coarse grid, encoded, as base64."""
     grid = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind)
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def chat(self) -> list[dict[str, Any]]:
-        """The messages of an OpenAI chat: its parts of the type image_url hold the pictures."""
+        """The messages of an OpenAI chat: its parts of the type image_url hold the images."""
         urls = iter([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{i}"}} for i in self.images])
         return [
             message
@@ -54,7 +54,7 @@ class Case:
 
 
 def user(*parts: str | None) -> dict[str, Any]:
-    """A user's message; None stands for a picture."""
+    """A user's message; None stands for an image."""
     return {
         "role": "user",
         "content": [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts],
@@ -62,16 +62,16 @@ def user(*parts: str | None) -> dict[str, Any]:
 
 
 NEW_TOKENS = 24
-ONE_PICTURE = [
-    Case([user(None, "What is in this image?")], [picture(1, 60, 60)]),
-    Case([user(None, "What is in this image?")], [picture(2, 200, 150)]),
-    Case([user("Look:", None, "Was ist das? 🖼")], [picture(3, 90, 300)]),
-    Case([user(None, "Describe the picture in a few words.")], [picture(4, 640, 480)]),
+ONE_IMAGE = [
+    Case([user(None, "What is in this image?")], [random_image(1, 60, 60)]),
+    Case([user(None, "What is in this image?")], [random_image(2, 200, 150)]),
+    Case([user("Look:", None, "Was ist das? 🖼")], [random_image(3, 90, 300)]),
+    Case([user(None, "Describe the picture in a few words.")], [random_image(4, 640, 480)]),
 ]
 CASES = [
-    *ONE_PICTURE,
-    Case([user(None, None, "Are they alike?")], [picture(5, 224, 112), picture(6, 70, 130)]),
-    Case([user("1:", None, "2:", None, "3:", None)], [picture(seed, 40 * seed, 84) for seed in (1, 2, 3)]),
+    *ONE_IMAGE,
+    Case([user(None, None, "Are they alike?")], [random_image(5, 224, 112), random_image(6, 70, 130)]),
+    Case([user("1:", None, "2:", None, "3:", None)], [random_image(seed, 40 * seed, 84) for seed in (1, 2, 3)]),
     Case([user("How are you?")], []),
     Case(
         [
@@ -80,7 +80,7 @@ CASES = [
             {"role": "assistant", "content": "A dog."},
             user("And this?", None),
         ],
-        [picture(8, 112, 112), picture(9, 333, 150)],
+        [random_image(8, 112, 112), random_image(9, 333, 150)],
     ),
 ]
 

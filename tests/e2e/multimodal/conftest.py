@@ -1,6 +1,5 @@
-"""Checkpoints of tiny models that read pictures, and servers of them."""
+"""Checkpoints of tiny models that take images, and servers of them."""
 
-import fcntl
 import json
 import sys
 from collections.abc import Iterator
@@ -13,21 +12,15 @@ import pytest
 from tests.e2e.multimodal.cases import CASES, NEW_TOKENS
 from tests.e2e.multimodal.prepared import BRIDGE_MODELS, NEMO_MODELS, RANDOM_MODELS, TRAINED, Build, Prepared
 from tests.e2e.serving import Serving, run, serving_of
+from tests.models.prepared import unless_done
 
 
 @pytest.fixture(scope="session")
-def prepared_pictures(
-    tmp_path_factory: pytest.TempPathFactory,
-    worker_id: str,
-    megatron_python: Path,
-    nemo_python: Path,
-    checkout: Path,
-    tiny_qwen_vl: Path,
+def prepared_images(
+    shared_folder: Path, megatron_python: Path, nemo_python: Path, checkout: Path, tiny_qwen_vl: Path
 ) -> Prepared:
     """Random models and the trained one; nemo-toolkit, Megatron-Bridge and Hugging Face take half a minute each."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "prepared_pictures"
-    folder.mkdir(exist_ok=True)
+    folder = shared_folder / "prepared_images"
     hugging_face, answers = folder / "hugging_face", folder / "answers"
     sources = {name: hugging_face / name for name in RANDOM_MODELS}
     nemo = {name: folder / "nemo" / name for name in (*NEMO_MODELS, TRAINED)}
@@ -36,9 +29,8 @@ def prepared_pictures(
     def pairs(checkpoints: dict[str, Path]) -> list[str | Path]:
         return [path for name, out in checkpoints.items() for path in (sources.get(name, tiny_qwen_vl), out)]
 
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
+    with unless_done(folder) as missing:
+        if missing:
             answers.mkdir(exist_ok=True)
             (folder / "cases.json").write_text(json.dumps([asdict(case) for case in CASES]))
             scripts, examples = checkout / "tests/models", checkout / "examples"
@@ -51,21 +43,20 @@ def prepared_pictures(
             ]
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(run, commands))
-            (folder / "done").touch()
     return Prepared(nemo, bridge, {name: json.loads((answers / f"{name}.json").read_text()) for name in RANDOM_MODELS})
 
 
 @pytest.fixture(scope="session")
-def build_pictures(prepared_pictures: Prepared, megatron_python: Path, nemo_python: Path) -> Build:
-    """Run `trgen build --multimodal` as a user does: `build_pictures("nemo", "qwen2vl", repository, flag, …)`.
+def build_multimodal(prepared_images: Prepared, megatron_python: Path, nemo_python: Path) -> Build:
+    """Run `trgen build --multimodal` as a user does: `build_multimodal("nemo", "qwen2vl", repository, flag, …)`.
 
-    It serves in float32, and writes no streaming twin, unless told to.
+    It serves in float32, and writes no streaming model, unless told to.
     """
 
     def build(kind: str, checkpoint: str, repository: Path, *flags: str, name: str = "", stream: bool = False) -> None:
         python, path = {
-            "nemo": (nemo_python, prepared_pictures.nemo),
-            "bridge": (megatron_python, prepared_pictures.bridge),
+            "nemo": (nemo_python, prepared_images.nemo),
+            "bridge": (megatron_python, prepared_images.bridge),
         }[kind]
         flag = {"nemo": "--nemo-checkpoint", "bridge": "--megatron-checkpoint"}[kind]
         run(
@@ -83,13 +74,13 @@ def build_pictures(prepared_pictures: Prepared, megatron_python: Path, nemo_pyth
 
 @pytest.fixture(scope="session")
 def one_rank(
-    tmp_path_factory: pytest.TempPathFactory, prepared_pictures: Prepared, build_pictures: Build
+    tmp_path_factory: pytest.TempPathFactory, prepared_images: Prepared, build_multimodal: Build
 ) -> Iterator[dict[str, Serving]]:
     """NeMo's checkpoints on one rank each, in one tritonserver; tests that only ask share it."""
-    repository = tmp_path_factory.mktemp("pictures")
-    for name in prepared_pictures.nemo:
+    repository = tmp_path_factory.mktemp("images")
+    for name in prepared_images.nemo:
         # The trained model's answers have margins that its own number format leaves alone.
         flags = ["--params-dtype", "bfloat16"] if name == TRAINED else []
-        build_pictures("nemo", name, repository, *flags, stream=name in ("qwen25vl", TRAINED))
-    with serving_of(repository, *prepared_pictures.nemo) as servings:
+        build_multimodal("nemo", name, repository, *flags, stream=name in ("qwen25vl", TRAINED))
+    with serving_of(repository, *prepared_images.nemo) as servings:
         yield {serving.model: serving for serving in servings}

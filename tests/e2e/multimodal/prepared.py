@@ -1,4 +1,4 @@
-"""What the fixtures of the tests with pictures give."""
+"""What the fixtures of the tests with images give."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

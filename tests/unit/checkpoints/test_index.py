@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit import index_files
+from tests.files import build_file_tree, torch_index
 from trition_repo_gen.checkpoints.index import shapes
 
 
 def test_shapes_of_weights(tmp_path: Path) -> None:
-    weights = index_files.llama(index_files.LLAMA_8B)
-    index_files.write(tmp_path, weights)
+    weights = torch_index.llama(torch_index.LLAMA_8B)
+    build_file_tree(tmp_path, {".metadata": torch_index.index(weights)})
     assert shapes(tmp_path) == weights
     assert "torch" not in sys.modules
 
@@ -24,7 +24,9 @@ def test_shapes_of_weights(tmp_path: Path) -> None:
     ],
 )
 def test_what_training_keeps_is_left_out(tmp_path: Path, name: str) -> None:
-    index_files.write(tmp_path, {"embedding.word_embeddings.weight": (8, 4), name: (8, 4)})
+    build_file_tree(
+        tmp_path, {".metadata": torch_index.index({"embedding.word_embeddings.weight": (8, 4), name: (8, 4)})}
+    )
     assert list(shapes(tmp_path)) == ["embedding.word_embeddings.weight"]
 
 

@@ -110,7 +110,8 @@ def test_a_layout_that_cannot_work_names_the_number_to_use(
     assert text.endswith(".")
     assert ". " not in text, "one sentence"
     advice = dict(re.findall(r"write --([a-z-]+) (\d+)", text))
-    better = replace(layout(**asked), **{FIELDS[flag]: int(number) for flag, number in advice.items()})
+    changes: dict[str, Any] = {FIELDS[flag]: int(number) for flag, number in advice.items()}
+    better = replace(layout(**asked), **changes)
     check(checkpoint, better)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.nemo2_files import CONFIG, MODEL, VISION, Call, Name, config, context, language, vision, write
+from tests.files.nemo2 import CONFIG, MODEL, VISION, Call, Name, config, context, language, vision, write
 from trition_repo_gen.checkpoints import KINDS, Checkpoint, read
 from trition_repo_gen.errors import CheckpointError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit import nemo2_files
+from tests.files import nemo2 as nemo2_files
 from trition_repo_gen import checkpoints
 from trition_repo_gen.checkpoints import KINDS, Checkpoint, CheckpointKind, recognise, text_families
 from trition_repo_gen.checkpoints.checkpoint_kind import ReadOptions

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit import index_files
-from tests.unit.environments import MEGATRON, make_environment
+from tests.files import torch_index
+from tests.files.environments import MEGATRON, make_environment
 from trition_repo_gen import cli
 from trition_repo_gen.repository import build as build_module
 from trition_repo_gen.repository.options import BuildOptions
@@ -169,7 +169,7 @@ def test_a_build_prints_what_it_did_and_what_comes_next(
 
 
 def test_a_build_prints_what_fits(make_checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = make_checkpoint(**index_files.LLAMA_8B, shapes=index_files.llama(index_files.LLAMA_8B), bf16=True)
+    root = make_checkpoint(**torch_index.LLAMA_8B, shapes=torch_index.llama(torch_index.LLAMA_8B), bf16=True)
     words = ["build", "-mc", root, "-tmn", "m", "--model-repository", tmp_path / "models", "--dry-run"]
     assert trgen(*words, "--gpu-memory-gib", 80) == 0
     memory, kv_cache = capsys.readouterr().out.splitlines()[-2:]

@@ -143,7 +143,12 @@ def test_the_flags_of_the_script_that_it_replaces(monkeypatch: pytest.MonkeyPatc
         raise ParsedError(further)
 
     received: list[QueryFlags] = []
-    monkeypatch.setattr(QueryFlags, "text", lambda self: received.append(self) or "")
+
+    def text(flags: QueryFlags) -> str:
+        received.append(flags)
+        return ""
+
+    monkeypatch.setattr(QueryFlags, "text", text)
     monkeypatch.setattr(module, "parameters", parsed)
     line = "-u a:1 -mn qwen -pn Qwen/x -p Hi -i a.png -mol 9 -mbs 2 -tk 3 -tpp 0.5 -t 0.7 -rs 0 -it 5 --stream --json"
     result = CliRunner().invoke(app, ["query", *line.split()])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit import nemo2_files
+from tests.files import nemo2
 from trition_repo_gen.errors import CheckpointError, LayoutError, RepositoryError, UserError
 from trition_repo_gen.repository import build as module
 from trition_repo_gen.repository import gpu
@@ -384,7 +384,7 @@ def test_nodes_meet_at_a_host_and_a_port(build: Callable[..., Build], rendezvous
 class TestMultimodal:
     @pytest.fixture
     def nemo(self, tmp_path: Path) -> Callable[..., Build]:
-        root = nemo2_files.write(tmp_path / "qwen")
+        root = nemo2.write(tmp_path / "qwen")
 
         def run(**changes: Any) -> Build:
             options = {

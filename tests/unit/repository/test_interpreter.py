@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit import nemo2_files
-from tests.unit.environments import MEGATRON, NEMO, make_environment
+from tests.files import nemo2 as nemo2_files
+from tests.files.environments import MEGATRON, NEMO, make_environment
 from trition_repo_gen.checkpoints import Checkpoint, read
 from trition_repo_gen.errors import RepositoryError
 from trition_repo_gen.repository import interpreter

@@ -116,7 +116,7 @@ def test_model_py_has_two_doors(deployment: Deployment) -> None:
     doors = [node for node in tree.body if isinstance(node, ast.If)]
     assert [ast.unparse(door.test) for door in doors] == ["__name__ == '__main__'"]
     assert "runtime.rank.main" in ast.unparse(doors[0].body[0])
-    assert "TritonPythonModel" in ast.unparse(doors[0].orelse)
+    assert "TritonPythonModel" in ast.unparse(ast.Module(doors[0].orelse, []))
 
 
 def test_templates_lie_in_the_checkout() -> None:

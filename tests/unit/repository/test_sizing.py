@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit import index_files, nemo2_files
-from tests.unit.index_files import DEEPSEEK_V2_LITE, LLAMA_8B, QWEN3_30B
+from tests.files import nemo2, torch_index
+from tests.files.torch_index import DEEPSEEK_V2_LITE, LLAMA_8B, QWEN3_30B
 from trition_repo_gen.errors import LayoutError
 from trition_repo_gen.repository.build import build_repository
 from trition_repo_gen.repository.options import BuildOptions
@@ -16,10 +16,10 @@ from trition_repo_gen.repository.sizing import Sizing, binary
 
 Size = Callable[..., Sizing]
 MODELS = {
-    "llama": (LLAMA_8B, index_files.llama(LLAMA_8B)),
-    "tied": (LLAMA_8B, index_files.llama(LLAMA_8B, tied=True)),
-    "qwen3_moe": (QWEN3_30B, index_files.qwen3_moe(QWEN3_30B)),
-    "deepseek": (DEEPSEEK_V2_LITE, index_files.deepseek_v2(DEEPSEEK_V2_LITE)),
+    "llama": (LLAMA_8B, torch_index.llama(LLAMA_8B)),
+    "tied": (LLAMA_8B, torch_index.llama(LLAMA_8B, tied=True)),
+    "qwen3_moe": (QWEN3_30B, torch_index.qwen3_moe(QWEN3_30B)),
+    "deepseek": (DEEPSEEK_V2_LITE, torch_index.deepseek_v2(DEEPSEEK_V2_LITE)),
 }
 EMBEDDING = 128256 * 4096
 LAYER = (8_030_261_248 - 2 * EMBEDDING - 4096) // 32
@@ -49,7 +49,7 @@ def build(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[...,
 
 @pytest.fixture
 def size(build: Callable[..., Any]) -> Size:
-    return lambda *arguments, **options: build(*arguments, **options).sizing  # type: ignore[no-any-return]
+    return lambda *arguments, **options: build(*arguments, **options).sizing
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,16 @@ def test_what_does_not_fit_is_refused_with_what_does(size: Size, model: str, opt
 
 
 def test_without_shapes_it_is_about(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    options = {"model_name": "m", "model_repository": tmp_path, "rank_python": "/nowhere/python", "dry_run": True}
+    options: dict[str, Any] = {
+        "model_name": "m",
+        "model_repository": tmp_path,
+        "rank_python": "/nowhere/python",
+        "dry_run": True,
+    }
     bare = build_repository(BuildOptions(**options, megatron_checkpoint=make_checkpoint(), params_dtype="bfloat16"))
     assert not bare.sizing.is_exact
     assert bare.sizing.weights == bare.checkpoint.weights_bytes // 2
-    nemo = nemo2_files.write(tmp_path / "qwen")
+    nemo = nemo2.write(tmp_path / "qwen")
     images = build_repository(BuildOptions(**options, nemo_checkpoint=nemo, multimodal=True))
     assert not images.sizing.is_exact
     assert (images.sizing.block_size, images.sizing.spare_blocks) == (64, 0)

@@ -16,11 +16,13 @@ class Inner:
 
     def __init__(self) -> None:
         self.paths: list[str] = []
+        self.asked = asyncio.Event()
         self.hold = asyncio.Event()
         self.hold.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.paths.append(scope["path"])
+        self.asked.set()
         while (await receive()).get("more_body"):
             pass
         await self.hold.wait()
@@ -45,7 +47,10 @@ async def ask(
     guard: Guard, path: str = "/v1/completions", *, method: str = "POST", body: bytes = b"{}", **headers: str
 ) -> tuple[int, dict[str, Any]]:
     """Send a request whose body comes in two pieces; return the status and the document."""
-    pieces = [{"type": "http.request", "body": body[:1], "more_body": True}, {"type": "http.request", "body": body[1:]}]
+    pieces: list[dict[str, Any]] = [
+        {"type": "http.request", "body": body[:1], "more_body": True},
+        {"type": "http.request", "body": body[1:]},
+    ]
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -153,8 +158,7 @@ def test_too_many_at_once() -> None:
     async def two() -> list[int]:
         inner.hold.clear()
         first = asyncio.create_task(ask(guard))
-        while not inner.paths:
-            await asyncio.sleep(0)
+        await inner.asked.wait()
         second = await ask(guard)
         looking = asyncio.create_task(ask(guard, method="GET"))
         inner.hold.set()

@@ -15,7 +15,7 @@ OUTPUTS = frozenset(["sentences", "log_probs", "tokens"])
 TEXT = Model(
     name="m", created=0, inputs=frozenset(["prompts"]), outputs=OUTPUTS, stream_name="m_stream", max_length=100
 )
-PICTURES = Model(
+MULTIMODAL = Model(
     name="p", created=0, inputs=frozenset(["prompts", "images"]), outputs=frozenset(), stream_name=None, max_length=None
 )
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -39,7 +39,7 @@ def test_openais_defaults() -> None:
         "top_k": 0,
         "max_length": 100,  # until the sequence is full
     }
-    assert "max_length" not in chat(PICTURES)[0]  # the model's own default
+    assert "max_length" not in chat(MULTIMODAL)[0]  # the model's own default
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_log_probabilities() -> None:
     assert "n_top_logprobs" not in chat(logprobs=True)[0]
     assert chat(logprobs=True, top_logprobs=3)[0]["n_top_logprobs"] == 3
     with pytest.raises(ApiError, match="gives no log-probabilities"):
-        chat(PICTURES, logprobs=True)
+        chat(MULTIMODAL, logprobs=True)
     with pytest.raises(ApiError, match="top_logprobs is only allowed when logprobs is true"):
         chat(top_logprobs=3)
 
@@ -107,7 +107,7 @@ def test_messages_of_a_text_model() -> None:
 def test_images_go_into_their_own_tensor() -> None:
     def ask(*urls: str) -> Any:
         parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        return chat(PICTURES, messages=[{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}])[0]
+        return chat(MULTIMODAL, messages=[{"role": "user", "content": [*parts, {"type": "text", "text": "What?"}]}])[0]
 
     one = ask("data:image/png;base64,AA==")
     assert one["images"] == "data:image/png;base64,AA=="

@@ -17,11 +17,11 @@ class SendQueue:
     """A thread that runs actions in order."""
 
     def __init__(self, name: str):
-        self._actions: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._actions: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, action: Callable[[], None]) -> None:
+    def put(self, action: Callable[[], object]) -> None:
         """Run `action`, after all that were put before."""
         self._actions.put(action)
 

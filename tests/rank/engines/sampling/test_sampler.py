@@ -15,7 +15,7 @@ from trition_repo_gen.runtime.rank.engines.sampling.registry import PROCESSORS
 
 CPU = torch.device("cpu")
 VOCABULARY = 50
-MIXED = [
+MIXED: list[dict[str, Any]] = [
     {},
     {"top_k": 0},
     {"top_k": 8, "top_p": 0.9, "temperature": 0.7},
@@ -34,7 +34,7 @@ def sampler_of(requests: Sequence[dict[str, Any]], device: torch.device = CPU, *
     return sampler
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[misc]
     """Notes the names of torch's operations."""
 
     def __init__(self) -> None:

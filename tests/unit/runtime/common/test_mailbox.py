@@ -12,7 +12,11 @@ def test_a_poller_wakes_while_there_are_items_and_only_then() -> None:
     poller.register(mailbox, zmq.POLLIN)
     assert not poller.poll(0)
 
-    thread = threading.Thread(target=lambda: [mailbox.put("a"), mailbox.put("b")])
+    def put() -> None:
+        mailbox.put("a")
+        mailbox.put("b")
+
+    thread = threading.Thread(target=put)
     thread.start()
 
     taken: list[str] = []
@@ -56,7 +60,12 @@ def test_nothing_is_lost_between_threads() -> None:
     mailbox: Mailbox[int] = Mailbox()
     poller = zmq.Poller()
     poller.register(mailbox, zmq.POLLIN)
-    threads = [threading.Thread(target=lambda: [mailbox.put(i) for i in range(1000)]) for _ in range(4)]
+
+    def put() -> None:
+        for i in range(1000):
+            mailbox.put(i)
+
+    threads = [threading.Thread(target=put) for _ in range(4)]
     for thread in threads:
         thread.start()
 

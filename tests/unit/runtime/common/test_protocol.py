@@ -23,7 +23,7 @@ def test_half_a_character_does_not_stop_a_message() -> None:
     assert decode(encode(SequenceRequest(prompt="a", stop_words=["\ud800"]))).stop_words == ["?"]
 
 
-def test_a_row_is_greedy_with_top_k_1_or_temperature_0() -> None:
+def test_a_sequence_is_greedy_with_top_k_1_or_temperature_0() -> None:
     assert SequenceRequest(prompt="a").greedy
     assert SequenceRequest(prompt="a", top_k=0, temperature=0.0).greedy
     assert not SequenceRequest(prompt="a", top_k=0).greedy

@@ -18,7 +18,7 @@ SOURCE = Path(trition_repo_gen.__file__).parent
 
 def test_names_are_unique() -> None:
     for names in (
-        [tensor.name for tensor in (*wire.INPUTS, *wire.OUTPUTS)],
+        [tensor.name for tensor in wire.INPUTS] + [tensor.name for tensor in wire.OUTPUTS],
         [tensor.rest for tensor in wire.INPUTS if tensor.rest],
         [alias.name for alias, _ in wire.TRTLLM_INPUTS],
         [tensor.attribute for tensor in wire.INPUTS],

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
-from trition_repo_gen.runtime.stub.errors import BadRequestError
+from trition_repo_gen.runtime.common.wire import BadRequestError
 from trition_repo_gen.runtime.stub.images import ImageLimits, read_images
 
 LIMITS = ImageLimits(most=2, most_bytes=1000, most_pixels=10_000, url_patterns=("pictures.example.org",))

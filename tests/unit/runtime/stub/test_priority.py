@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from trition_repo_gen.runtime.common.settings import Settings
-from trition_repo_gen.runtime.stub.errors import BadRequestError
+from trition_repo_gen.runtime.common.wire import BadRequestError
 from trition_repo_gen.runtime.stub.priority import Priorities, asked_priority
 
 

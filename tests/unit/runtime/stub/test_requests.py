@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trition_repo_gen.runtime.stub.errors import BadRequestError
+from trition_repo_gen.runtime.common.wire import BadRequestError
 from trition_repo_gen.runtime.stub.requests import read_sequences
 
 BYTES, INT64, FP32, BOOL = np.object_, np.int64, np.float32, np.bool_

@@ -1,3 +1,4 @@
+import functools
 import threading
 
 import pytest
@@ -6,11 +7,12 @@ from trition_repo_gen.runtime.stub.send_queue import SendQueues
 
 
 def test_a_send_queue_keeps_the_order_and_is_emptied_before_it_ends() -> None:
-    send_queues, done = SendQueues(), []
+    done: list[int] = []
+    send_queues = SendQueues()
     send_queue, gate = send_queues.send_queue(), threading.Event()
     send_queue.put(gate.wait)
     for number in range(100):
-        send_queue.put(lambda number=number: done.append(number))
+        send_queue.put(functools.partial(done.append, number))
     assert done == []
     gate.set()
     send_queues.close()

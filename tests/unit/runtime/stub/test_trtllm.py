@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trition_repo_gen.runtime.common.protocol import Answer, Done, SequenceRequest
-from trition_repo_gen.runtime.stub.errors import BadRequestError
+from trition_repo_gen.runtime.common.wire import BadRequestError
 from trition_repo_gen.runtime.stub.requests import read_sequences
 from trition_repo_gen.runtime.stub.trtllm import last_response, native_inputs, wants_stream
 

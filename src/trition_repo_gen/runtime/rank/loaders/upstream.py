@@ -1,7 +1,7 @@
 """Patches of the libraries that loading goes through: Megatron-Bridge, Megatron Core, torch and nemo-toolkit.
 
-Those that only a load needs are contexts. tests/unit/runtime/cpu/test_upstream.py fails where upstream no longer has
-what one of them is about.
+Those that only a load needs are contexts. tests/rank/loaders/test_upstream.py fails where upstream no longer has what
+one of them is about.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Corrections of Megatron Core 0.19, one a function: of mistakes in its classes, and of what an engine does.
 
-tests/unit/runtime/cpu/test_upstream.py fails where upstream no longer has what a function corrects.
+tests/rank/engines/core/test_upstream.py fails where upstream no longer has what a function corrects.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def metadata_after_async_step() -> None:
     if original is None or getattr(original, "moves_all", False):
         return
 
+    @functools.wraps(original)
     def compact(self: Any, survivors: Tensor) -> None:
         original(self, survivors)
         context = self.inference_wrapped_model.inference_context
