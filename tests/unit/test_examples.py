@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.parametrize("name", ["demo", "demo_multimodal"])
 def test_the_help_of_a_demonstration_runs_nothing(name: str, checkout: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TRGEN_")}
-    command = [sys.executable, checkout / f"examples/{name}.py", "--help"]
+    command: list[str | Path] = [sys.executable, checkout / f"examples/{name}.py", "--help"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: {name}.py")

@@ -39,8 +39,6 @@ class CheckpointKind:
     name: CheckpointKindName
     title: str
     """What people call it."""
-    multimodal_only: bool = False
-    """Whether only multimodal models are served of it."""
     marks: tuple[str, ...]
     """Files and folders by which it is recognised, for a sentence."""
     folder: str

@@ -150,7 +150,7 @@ class TestACheckpointWithoutItsKind:
 
     @pytest.mark.parametrize("part", ["", "context", "weights"])
     def test_nemo_2_is_multimodal(self, build: Callable[..., Build], tmp_path: Path, part: str) -> None:
-        root = nemo2_files.write(tmp_path / "qwen")
+        root = nemo2.write(tmp_path / "qwen")
         settings = build(megatron_checkpoint=None, any_checkpoint=root / part).deployment.settings
         assert (settings.checkpoint, settings.checkpoint_kind, settings.multimodal) == (str(root), "nemo2", True)
 
