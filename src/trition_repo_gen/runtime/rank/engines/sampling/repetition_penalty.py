@@ -10,6 +10,9 @@ from .api import SamplerContext, SequenceState, StatefulProcessor
 from .device import column, put, to_device
 from .token_table import TokenTable
 
+_LEAST, _MOST = 1e-20, 1e20
+"""Penalties beyond them would make logits infinite, and all alike; within, the order of the logits is kept."""
+
 
 class RepetitionPenalty(StatefulProcessor[tuple[Tensor, Tensor]]):
     """Divide positive and multiply negative logits of seen tokens by the penalty."""
@@ -28,7 +31,7 @@ class RepetitionPenalty(StatefulProcessor[tuple[Tensor, Tensor]]):
 
     def gather(self, states: Sequence[SequenceState], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the penalties, float32[sequences, 1], and the sequences' slots, int64[sequences]."""
-        penalties = column(device, [state.sequence.repetition_penalty for state in states])
+        penalties = column(device, [_within_float32(state.sequence.repetition_penalty) for state in states])
         return penalties, self._seen.slots([state.request_id for state in states], device)
 
     def apply(self, logits: Tensor, parameters: tuple[Tensor, Tensor]) -> None:
@@ -45,3 +48,7 @@ class RepetitionPenalty(StatefulProcessor[tuple[Tensor, Tensor]]):
     def remove(self, state: SequenceState) -> None:
         """Forget the sequence's tokens."""
         self._seen.remove(state.request_id)
+
+
+def _within_float32(penalty: float) -> float:
+    return min(max(penalty, _LEAST), _MOST)
