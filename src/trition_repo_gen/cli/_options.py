@@ -73,6 +73,7 @@ _ENGINE = {
     "enable_flash_decode": Option("--enable-flash-decode", "-efd", "-fd"),
     "micro_batch_size": count("--micro-batch-size", "-mb"),
     "inference_batch_times_seqlen_threshold": count("--inference-batch-times-seqlen-threshold", "-ibts"),
+    "allow_control_tokens_in_chat": Option("--allow-control-tokens-in-chat"),
 }
 _MEMORY = {
     "kv_cache_gib": amount(

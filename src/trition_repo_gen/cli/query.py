@@ -90,9 +90,12 @@ class QueryFlags:
         top_k = self.top_k
         if top_k is None:
             top_k = 0 if self.top_p else 1
+        max_length = self.max_output_len
+        if max_length is None:
+            max_length = _NEW_TOKENS_ABOUT_IMAGES if self.image else _NEW_TOKENS
         return {
             "images": [self.image] if self.image else None,
-            "max_length": self.max_output_len or (_NEW_TOKENS_ABOUT_IMAGES if self.image else _NEW_TOKENS),
+            "max_length": max_length,
             "top_k": top_k,
             "top_p": self.top_p,
             "temperature": self.temperature,
@@ -132,7 +135,10 @@ QUERY = FlagGroup(
         ),
         "chat": Option("--chat", help="Send the prompt as a user's message, through the model's chat template."),
         "max_output_len": Option(
-            "--max-output-len", "-mol", min=1, help="Most new tokens. [default: 128; with --image, 50]"
+            "--max-output-len",
+            "-mol",
+            min=0,
+            help="Most new tokens; 0 only with --echo and log-probabilities. [default: 128; with --image, 50]",
         ),
         "top_k": Option(
             "--top-k",

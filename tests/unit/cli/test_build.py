@@ -74,6 +74,7 @@ FLAGS: list[tuple[list[str], Any, str]] = [
     (["--account-for-loss-in-pipeline-split", "-alps", "-lps"], None, "account_for_loss_in_pipeline_split"),
     (["--max-batch-size", "-mbs"], 4, "max_batch_size"),
     (["--debug-mode", "-dm"], None, "debug_mode"),
+    (["--allow-control-tokens-in-chat"], None, "allow_control_tokens_in_chat"),
     (["--fused-layers"], "off", "fused_layers"),
     (["--async-scheduling"], "off", "async_scheduling"),
     (["--enable-flash-decode", "-efd", "-fd"], None, "enable_flash_decode"),

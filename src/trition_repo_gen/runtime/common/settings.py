@@ -93,6 +93,8 @@ class EngineSettings(Parameters):
     """Record the decoding step as CUDA graphs: faster steps, a slower start."""
     inference_batch_times_seqlen_threshold: Multimodal[int] = 1000
     """Tokens of a step above which pipeline stages take it in micro-batches of that size."""
+    allow_control_tokens_in_chat: bool = False
+    """Let the text of chat messages become control tokens, such as an end of turn, where it has their spelling."""
     debug_mode: bool = False
     """Log every request and all that the ranks write."""
 

@@ -53,7 +53,7 @@ def _start_text(loaded: LoadedModel, settings: Settings, progress: Progress) -> 
     from .engines.core.graph_progress import GraphProgress
     from .engines.text import TextCodec
 
-    codec = TextCodec(loaded.tokenizer)
+    codec = TextCodec(loaded.tokenizer, allow_control_tokens_in_chat=settings.allow_control_tokens_in_chat)
     with GraphProgress(progress):
         return Started(RankEngine(loaded, settings, codec), codec, loaded.eos_ids)
 
@@ -63,5 +63,10 @@ def _start_multimodal(loaded: LoadedMultimodalModel, settings: Settings) -> Star
     from .engines.images.engine import MultimodalEngine
     from .engines.images.fetch import Fetcher
 
-    codec = MultimodalCodec(loaded.processor, settings.max_image_pixels, Fetcher(settings))
+    codec = MultimodalCodec(
+        loaded.processor,
+        settings.max_image_pixels,
+        Fetcher(settings),
+        allow_control_tokens_in_chat=settings.allow_control_tokens_in_chat,
+    )
     return Started(MultimodalEngine(loaded, settings, codec), codec, loaded.eos_ids)

@@ -1,40 +1,15 @@
 """Encode text to tokens and decode tokens to text, with the checkpoint's tokenizer."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
+from ...common.protocol import SequenceRequest
+from .control_tokens import ControlTokens
+from .messages import read_messages
+from .prompts import Images, Prompt, PromptError
+from .vocabulary import TextStream, Vocabulary
 
-from ...common.protocol import SequenceRequest, register
-
-
-class PromptError(ValueError):
-    """The prompt cannot be encoded. The message is a sentence for the client."""
-
-
-@register
-@dataclass(frozen=True)
-class Images:
-    """A prompt's images as patches.
-
-    `patches` are float32 values, `patch_size` of them for each patch; `grids` have the number of patches in time,
-    height and width of each image.
-    """
-
-    patches: bytes
-    patch_size: int
-    grids: list[list[int]]
-
-
-@register
-@dataclass(frozen=True)
-class Prompt:
-    """An encoded prompt: its text after the chat template, its tokens, and its images if it has any."""
-
-    text: str
-    tokens: list[int]
-    images: Images | None = None
+__all__ = ["Images", "Prompt", "PromptError", "TextCodec", "TextStream"]
 
 
 class TextCodec:
@@ -42,92 +17,95 @@ class TextCodec:
 
     Args:
         tokenizer: a fast tokenizer of `transformers`.
+        allow_control_tokens_in_chat: whether the text of chat messages may become control tokens.
     """
 
-    def __init__(self, tokenizer: Any):
+    takes_images = False
+
+    def __init__(self, tokenizer: Any, *, allow_control_tokens_in_chat: bool = False):
         self._tokenizer = tokenizer
+        self.vocabulary = Vocabulary(tokenizer)
+        special = {} if allow_control_tokens_in_chat else self.vocabulary.special
+        self._control_tokens = ControlTokens(tokenizer, special)
+        self._added_before = self._find_tokens_added_before()
 
     def max_token_bytes(self) -> int:
         """Return the length of the longest token, in bytes of UTF-8 as the vocabulary spells it."""
-        return max(len(token.encode()) for token in self._tokenizer.get_vocab())
+        return self.vocabulary.max_token_bytes()
 
     def encode(self, sequence: SequenceRequest) -> Prompt:
         """Return the sequence's encoded prompt, with the chat template applied if the sequence asks for it.
 
-        A chat template is code from the checkpoint: `transformers` renders it in Jinja's immutable sandbox.
+        A plain prompt may name control tokens by their text. In chat messages that stays text.
 
         Raises:
             PromptError: the prompt is empty, or not a list of messages that the template takes.
         """
         if not sequence.chat:
-            return self._prompt(sequence.prompt, self._tokenizer(sequence.prompt)["input_ids"])
-        if not self._tokenizer.chat_template:
+            return make_prompt(sequence.prompt, self.encode_plain(sequence.prompt))
+        marked = self.render(read_messages(sequence.prompt, takes_images=self.takes_images))
+        return make_prompt(self._control_tokens.unmark(marked), self._control_tokens.encode(marked))
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the tokens of a plain prompt; a beginning of text that it writes itself is not added once more."""
+        tokens: list[int] = self._tokenizer(text)["input_ids"]
+        count = len(self._added_before)
+        return tokens[count:] if count and tokens[count : 2 * count] == self._added_before else tokens
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """Return the chat template's text, in which control tokens of the messages have a mark.
+
+        Chat templates are code from the checkpoint: `transformers` renders them in Jinja's immutable sandbox.
+
+        Raises:
+            PromptError: there is no template, or it refuses the messages.
+        """
+        if not self.chat_template:
             raise PromptError("This model has no chat template; send plain text without apply_chat_template.")
-        messages = messages_of(sequence.prompt)
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self._apply_template(self._control_tokens.mark(messages))
         except Exception as error:  # whatever the checkpoint's template raises
-            raise PromptError(f"The model's chat template refuses these messages: {error}.") from None
-        return self._prompt(text, self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            reason = self._control_tokens.unmark(str(error))
+            raise PromptError(f"The model's chat template refuses these messages: {reason}.") from None
 
-    def _prompt(self, text: str, tokens: list[int]) -> Prompt:
-        if not tokens:
-            raise PromptError("The prompt has no tokens; send some text.")
-        return Prompt(text, tokens)
+    @property
+    def chat_template(self) -> Any:
+        """The model's chat template, if it has one."""
+        return self._tokenizer.chat_template
 
-    def decode(self, tokens: list[int]) -> str:
-        """Return the text of `tokens` without special tokens."""
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text
+
+    def decode(self, tokens: Sequence[int], prompt: Sequence[int] = ()) -> str:
+        """Return the text that `tokens` add to that of a prompt, without special tokens."""
+        stream = self.stream(prompt)
+        return "".join([*map(stream.push, tokens), stream.end()])
 
     def spell(self, token: int) -> str:
-        """Return one token's text; for a token that is no whole character, its spelling in the vocabulary."""
-        text: str = self._tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        if "\N{REPLACEMENT CHARACTER}" in text or not text:
-            spelling: str | None = self._tokenizer.convert_ids_to_tokens(token)
-            return f"<{token}>" if spelling is None else spelling
-        return text
+        """Return one token's text; see `wire.spell_bytes` for one that is no text by itself."""
+        return self.vocabulary.spell(token)
 
-    def stream(self) -> "TextStream":
-        """Return a decoder that takes tokens one by one."""
-        return TextStream(self._tokenizer)
+    def stream(self, prompt: Sequence[int] = ()) -> TextStream:
+        """Return a decoder that takes the tokens of an answer one by one."""
+        return TextStream(self.vocabulary, prompt)
 
-
-class TextStream:
-    """A text that grows token by token and never ends within a character."""
-
-    def __init__(self, tokenizer: Any):
-        self._backend = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
-        self.text = ""
-
-    def push(self, token: int) -> str:
-        """Add a token; return the characters that it completes, possibly none."""
-        try:
-            piece = self._stream.step(self._backend, token) or ""
-        except Exception:  # tokenizers has no class for it
-            # Bytes that are no UTF-8: a decoder with byte fallback then decodes earlier bytes differently, too
-            # (tokenizers 0.22, "Invalid prefix encountered"). Keep the text so far and go on with a new decoder.
-            self._stream = DecodeStream(skip_special_tokens=True)
-            piece = self._stream.step(self._backend, token) or ""
-        self.text += piece
-        return piece
+    def _find_tokens_added_before(self) -> list[int]:
+        """Return the tokens that the tokenizer puts before every text."""
+        plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        tokens: list[int] = self._tokenizer("a")["input_ids"]
+        for count in range(len(tokens) - len(plain) + 1):
+            if tokens[count : count + len(plain)] == plain:
+                return tokens[:count]
+        return []
 
 
-def messages_of(prompt: str) -> list[dict[str, Any]]:
-    """Return a prompt's chat messages.
+def make_prompt(text: str, tokens: list[int], images: Images | None = None) -> Prompt:
+    """Return a prompt.
 
     Raises:
-        PromptError: it is no JSON list of messages.
+        PromptError: it has no tokens.
     """
-    try:
-        messages = json.loads(prompt)
-    except ValueError as error:
-        raise PromptError(
-            f"With apply_chat_template a prompt is a JSON list of messages; this is not JSON: {error}."
-        ) from None
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise PromptError(
-            'With apply_chat_template a prompt is a JSON list of messages like {"role": "user", "content": "Hi"}.'
-        )
-    return messages
+    if not tokens:
+        raise PromptError("The prompt has no tokens; send some text.")
+    return Prompt(text, tokens, images)

@@ -1,15 +1,16 @@
 """Encode prompts with images to tokens and patches, with the model's processor and chat template."""
 
-import json
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
 from ....common.image_urls import ImageUrlError
 from ....common.protocol import SequenceRequest
-from ..text import Images, Prompt, PromptError, TextCodec, messages_of
+from ..messages import read_messages
+from ..prompts import Images, Prompt, PromptError
+from ..text import TextCodec, make_prompt
 from .decode import open_image
 from .positions import positions_of
 
@@ -21,15 +22,25 @@ class MultimodalCodec(TextCodec):
         processor: a processor of `transformers`, of a family that marks an image by a token of its own.
         max_pixels: largest number of pixels of an image.
         fetch: returns the bytes behind a URL, or raises `ImageUrlError`.
+        allow_control_tokens_in_chat: see `TextCodec`.
     """
 
-    def __init__(self, processor: Any, max_pixels: int, fetch: Callable[[str], bytes]):
-        super().__init__(processor.tokenizer)
+    takes_images = True
+
+    def __init__(
+        self,
+        processor: Any,
+        max_pixels: int,
+        fetch: Callable[[str], bytes],
+        *,
+        allow_control_tokens_in_chat: bool = False,
+    ):
+        super().__init__(processor.tokenizer, allow_control_tokens_in_chat=allow_control_tokens_in_chat)
         self._processor = processor
         self._max_pixels = max_pixels
         self._fetch = fetch
-        self._mark: str = processor.image_token
-        self._image_token = int(processor.tokenizer.convert_tokens_to_ids(self._mark))
+        self._image_text: str = processor.image_token
+        self._image_token = int(processor.tokenizer.convert_tokens_to_ids(self._image_text))
 
     def encode(self, sequence: SequenceRequest) -> Prompt:
         """Return the sequence's prompt and its images' patches.
@@ -40,21 +51,35 @@ class MultimodalCodec(TextCodec):
             PromptError: an image cannot be read, or the prompt and the images do not match.
         """
         images = [self._open(image) for image in sequence.images]
+        encode: Callable[[str], list[int]] = self._control_tokens.encode
         if sequence.chat:
-            text = self._render(_with_images(messages_of(sequence.prompt), len(images)))
-        elif images and self._mark not in sequence.prompt:
-            text = self._render(_with_images([{"role": "user", "content": sequence.prompt}], len(images)))
+            messages = read_messages(sequence.prompt, takes_images=True)
+            text = self.render(_with_images(messages, len(images)))
+        elif images and self._image_text not in sequence.prompt:
+            content = [{"type": "text", "text": sequence.prompt}]
+            text = self.render(_with_images([{"role": "user", "content": content}], len(images)))
         else:
-            text = sequence.prompt
-        marks = text.count(self._mark)
+            text, encode = sequence.prompt, self.encode_plain
+        marks = text.count(self._image_text)
         if marks != len(images):
             raise PromptError(
-                f"The prompt has {marks} places for images ({self._mark}), and images has {len(images)}; "
+                f"The prompt has {marks} places for images ({self._image_text}), and images has {len(images)}; "
                 "send as many of one as of the other."
             )
+        shown = self._control_tokens.unmark(text)
         if not images:
-            return super().encode(replace(sequence, prompt=text, chat=False))
-        return self._process(text, images)
+            return make_prompt(shown, encode(text))
+        features = self._process(images)
+        tokens = encode(self._with_places(text, features.grids))
+        try:
+            positions_of(tokens, features.grids, self._image_token, self._merge_size)
+        except ValueError as error:
+            raise PromptError(f"Prompt and images do not match: {error}.") from None
+        return make_prompt(shown, tokens, features)
+
+    @property
+    def _merge_size(self) -> int:
+        return int(self._processor.image_processor.merge_size)
 
     def _open(self, image: bytes | str) -> Image.Image:
         try:
@@ -63,53 +88,40 @@ class MultimodalCodec(TextCodec):
             raise PromptError(str(error)) from None
         return open_image(data, self._max_pixels)
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        """Apply the chat template; `transformers` does so in Jinja's immutable sandbox."""
-        if not self._processor.chat_template:
-            raise PromptError("This model has no chat template; send plain text that marks its images.")
-        try:
-            text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # whatever the checkpoint's template raises
-            raise PromptError(f"The model's chat template refuses these messages: {error}.") from None
+    def _apply_template(self, messages: list[dict[str, Any]]) -> str:
+        text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return text
 
-    def _process(self, text: str, images: list[Image.Image]) -> Prompt:
+    @property
+    def chat_template(self) -> Any:
+        """The model's chat template, if it has one."""
+        return self._processor.chat_template
+
+    def _process(self, images: list[Image.Image]) -> Images:
+        """Return the images' patches.
+
+        The processor gets no text of a client: those of transformers 4 take `<|placeholder|>` in it for an image.
+        """
+        places = self._image_text * len(images)
         try:
-            features = self._processor(text=[text], images=images, return_tensors="pt")
+            features = self._processor(text=[places], images=images, return_tensors="pt")
         except ValueError as error:  # such as an image two hundred times as long as wide
             raise PromptError(f"The model's processor refuses these images: {error}.") from None
-        tokens, grids = features["input_ids"][0].tolist(), features["image_grid_thw"].tolist()
-        try:
-            # Processors of transformers 4 mistake the text <|placeholder|> in a prompt for their own.
-            positions_of(tokens, grids, self._image_token, self._processor.image_processor.merge_size)
-        except ValueError as error:
-            raise PromptError(f"Prompt and images do not match: {error}.") from None
         patches = features["pixel_values"].float().contiguous().numpy()
-        return Prompt(text, tokens, Images(patches.tobytes(), patches.shape[1], grids))
+        return Images(patches.tobytes(), patches.shape[1], features["image_grid_thw"].tolist())
+
+    def _with_places(self, text: str, grids: list[list[int]]) -> str:
+        """Return the text with each image's token once for each embedding of the image."""
+        first, *others = text.split(self._image_text)
+        sizes = [math.prod(grid) // self._merge_size**2 for grid in grids]
+        return first + "".join(self._image_text * size + part for size, part in zip(sizes, others, strict=True))
 
 
 def _with_images(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Return messages with a part for every image; if no message has one, put them before the last user's text."""
-    parted = [
-        message | {"content": _parts(message.get("content"))} if message.get("content") is not None else message
-        for message in messages
-    ]
-    named = sum(part.get("type") == "image" for message in parted for part in message.get("content") or [])
-    users = [index for index, message in enumerate(parted) if message["role"] == "user"]
+    named = sum(part["type"] == "image" for message in messages for part in message["content"])
+    users = [index for index, message in enumerate(messages) if message["role"] == "user"]
     if count and not named and users:
-        message = parted[users[-1]]
-        parted[users[-1]] = message | {"content": [{"type": "image"}] * count + (message.get("content") or [])}
-    return parted
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    """Return a message's content as parts of the types that chat templates accept."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise PromptError('A message\'s content is a text, or a list of parts such as {"type": "image"}.')
-    unknown = next((part for part in content if part.get("type") not in ("text", "image", "image_url")), None)
-    if unknown is not None:
-        raise PromptError(f"A message has a part {json.dumps(unknown)[:80]}; a part's type is text or image.")
-    # The tensor `images` has the images, never the message.
-    return [part if part["type"] == "text" else {"type": "image"} for part in content]
+        message = messages[users[-1]]
+        messages[users[-1]] = message | {"content": [{"type": "image"}] * count + message["content"]}
+    return messages
