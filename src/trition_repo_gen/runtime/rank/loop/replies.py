@@ -2,8 +2,9 @@
 
 from ...common.protocol import Answer, Deltas, Done, FinishReason, Refused, SequenceRequest
 from ..engines.api import Finished, StepResult, end_ids
-from ..engines.text import TextCodec, TextStream
+from ..engines.text import TextCodec
 from .broadcast import EndSequence, NewSequence
+from .stop_words import StopWords
 
 
 def is_watched(sequence: SequenceRequest) -> bool:
@@ -21,7 +22,8 @@ class Replies:
 
     def add(self, new_sequence: NewSequence) -> None:
         """Follow a sequence."""
-        self._sequences[new_sequence.id] = _SequenceText(new_sequence, self._codec)
+        kind = _GrowingText if is_watched(new_sequence.sequence) else _SequenceText
+        self._sequences[new_sequence.id] = kind(new_sequence, self._codec)
 
     def forget(self, request_id: int) -> None:
         """Drop a cancelled sequence that ended without a result."""
@@ -33,10 +35,11 @@ class Replies:
         deltas = []
         for request_id, tokens in result.tokens.items():
             sequence = self._sequences[request_id]
-            stopped = sequence.push(tokens)
+            assert isinstance(sequence, _GrowingText)
+            sequence.push(tokens)
             if request_id in result.finished:
                 continue
-            if stopped:
+            if sequence.stopped:
                 messages.append(EndSequence(request_id))
             if sequence.streams and (text := sequence.take_text()):
                 deltas.append((request_id, text))
@@ -48,97 +51,121 @@ class Replies:
     def _answer(self, sequence: "_SequenceText", finished: Finished) -> Done | Refused:
         if finished.failure is not None:
             return Refused(sequence.id, "INTERNAL", finished.failure)
-        ended = bool(finished.tokens) and finished.tokens[-1] in end_ids(sequence.request, self._eos_ids)
-        stopped = sequence.stopped_at is not None or ended or not finished.out_of_tokens
-        answer = sequence.answer(finished, "stop" if stopped else "length")
+        answer = sequence.answer(finished, self._finish_reason(sequence, finished))
         return Done(
             sequence.id, answer, sequence.rest_of(answer.text) if sequence.streams else "", finished.decode_seconds
         )
 
+    def _finish_reason(self, sequence: "_SequenceText", finished: Finished) -> FinishReason:
+        if sequence.request.max_length == 0:
+            return "length"
+        ended = bool(finished.tokens) and finished.tokens[-1] in end_ids(sequence.request, self._eos_ids)
+        return "stop" if sequence.stopped or ended or not finished.out_of_tokens else "length"
+
 
 class _SequenceText:
+    """A sequence whose text is made when it has ended."""
+
+    stopped = False
+    """Whether a stop word was met."""
+
     def __init__(self, new_sequence: NewSequence, codec: TextCodec):
         self.id = new_sequence.id
         self.request = new_sequence.sequence
-        self.streams = new_sequence.sequence.stream
-        self._new_sequence = new_sequence
+        self.streams = self.request.stream
+        self._prompt = new_sequence.prompt
         self._codec = codec
-        self._stream: TextStream | None = codec.stream() if is_watched(new_sequence.sequence) else None
-        self._tokens = 0
-        self.stopped_at: int | None = None
-        """Characters of the answer before its first stop word."""
-        self._kept_tokens: int | None = None
-        self._sent = 0
-        """Characters of prompt (if echoed) and answer that were sent to the client."""
 
-    def push(self, tokens: list[int]) -> bool:
-        """Add tokens; return whether a stop word was reached, now or before."""
-        assert self._stream is not None
+    def rest_of(self, text: str) -> str:
+        """Return what of the whole text the client does not have yet."""
+        return text
+
+    def answer(self, finished: Finished, reason: FinishReason) -> Answer:
+        """Return what the client gets."""
+        request = self.request
+        tokens = self._kept(finished.tokens)
+        prompt = finished.prompt_log_probs if request.echo else []
+        prompt_top = finished.prompt_top_logprobs if request.echo else []
+        text = self._text(tokens)
+        text = self._prompt.text + text if request.echo else text
+        return Answer(
+            text=text,
+            finish_reason=reason,
+            prompt_tokens=len(self._prompt.tokens),
+            completion_tokens=len(tokens),
+            log_probs=prompt + finished.log_probs[: len(tokens)] if request.log_probs else [],
+            top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if request.top_logprobs else [],
+            tokens=self._spellings(tokens, text) if request.log_probs else [],
+        )
+
+    def _kept(self, tokens: list[int]) -> list[int]:
+        return tokens[: self.request.max_length]  # the engine samples one where none is wanted
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._codec.decode(tokens, self._prompt.tokens)
+
+    def _spellings(self, tokens: list[int], text: str) -> list[str]:
+        """Return how tokens are spelt, with `echo` the prompt's as well, whose first may lack a space in the text."""
+        spell_text = self._codec.vocabulary.spell_text
+        if self.request.echo:
+            return spell_text([*self._prompt.tokens, *tokens], text)
+        return [self._codec.spell(token) for token in tokens]
+
+
+class _GrowingText(_SequenceText):
+    """A sequence whose text is looked at after every step."""
+
+    def __init__(self, new_sequence: NewSequence, codec: TextCodec):
+        super().__init__(new_sequence, codec)
+        self._stream = codec.stream(self._prompt.tokens)
+        self._special = codec.vocabulary.special
+        self._stop_words = StopWords(self.request.stop_words, self._special.values())
+        self._pieces: list[str] = []
+        self._length = 0
+        """Characters of `_pieces`, the answer."""
+        self._tokens = 0
+        self._told = 0
+        """Characters of prompt (where it is echoed) and answer that the client has."""
+        self._untold = self._prompt.text if self.request.echo else ""
+        """What follows them, as far as it is known."""
+
+    def push(self, tokens: list[int]) -> None:
+        """Add tokens; those after a stop word do not count."""
         for token in tokens:
-            if self.stopped_at is not None:
-                break
-            before = len(self._stream.text)
-            self._stream.push(token)
+            if self.stopped or self._tokens == self.request.max_length:
+                return
             self._tokens += 1
-            text = self._stream.text
-            # Only matches that end in the new text can be new.
-            starts = [(word, max(0, before - len(word) + 1)) for word in self._new_sequence.sequence.stop_words]
-            found = [at for word, start in starts if (at := text.find(word, start)) >= 0]
-            if found:
-                self.stopped_at = min(found)
-                self._kept_tokens = self._tokens
-        return self.stopped_at is not None
+            piece = self._stream.push(token)
+            self._pieces.append(piece)
+            self._untold += piece
+            self._length += len(piece)
+            # As in vLLM, a stop word counts if it ends after the first `min_length` tokens.
+            may_stop = self._tokens > self.request.min_length
+            stopped_at = self._stop_words.push(piece, self._special.get(token, ""), may_stop=may_stop)
+            if stopped_at is not None:
+                self.stopped = True
+                self._cut(stopped_at)
+
+    def _cut(self, length: int) -> None:
+        """Leave only so many characters of the answer."""
+        self._untold = self._untold[: len(self._untold) - (self._length - length)]
+        self._pieces = ["".join(self._pieces)[:length]]
+        self._length = length
 
     def take_text(self) -> str:
-        """Return the text that cannot change any more and was not sent before."""
-        assert self._stream is not None
-        text = self._stream.text
-        certain = self.stopped_at if self.stopped_at is not None else len(text) - self._withheld(text)
-        text = self._new_sequence.prompt.text + text[:certain]
-        new = text[self._sent :]
-        self._sent = max(self._sent, len(text))
+        """Return the text that is certain by now and was not told before."""
+        certain = self._length if self.stopped or not self.request.stop_words else self._stop_words.certain
+        new = self._untold[: len(self._untold) - (self._length - certain)]
+        self._untold = self._untold[len(new) :]
+        self._told += len(new)
         return new
 
     def rest_of(self, text: str) -> str:
-        """Return the part of the complete `text` that was not sent."""
-        return text[self._sent :]
+        """See `_SequenceText.rest_of`."""
+        return text[self._told :]
 
-    def _withheld(self, text: str) -> int:
-        """Return the number of characters at the end that may be the beginning of a stop word."""
-        most = 0
-        for word in self._new_sequence.sequence.stop_words:
-            at = text.find(word[0], max(0, len(text) - len(word) + 1))
-            while at >= 0 and not word.startswith(text[at:]):
-                at = text.find(word[0], at + 1)
-            if at >= 0:
-                most = max(most, len(text) - at)
-        return most
-
-    def answer(self, finished: Finished, reason: FinishReason) -> Answer:
-        sequence = self._new_sequence.sequence
-        tokens = finished.tokens[: self._kept_tokens]
-        text = self._text(tokens)
-        prompt = finished.prompt_log_probs if sequence.echo else []
-        prompt_top = finished.prompt_top_logprobs if sequence.echo else []
-        return Answer(
-            text=self._new_sequence.prompt.text + text if sequence.echo else text,
-            finish_reason=reason,
-            prompt_tokens=len(self._new_sequence.prompt.tokens),
-            completion_tokens=len(tokens),
-            log_probs=prompt + finished.log_probs[: len(tokens)] if sequence.log_probs else [],
-            top_logprobs=prompt_top + finished.top_logprobs[: len(tokens)] if sequence.top_logprobs else [],
-            tokens=self._spellings(tokens) if sequence.log_probs else [],
-        )
+    def _kept(self, tokens: list[int]) -> list[int]:
+        return super()._kept(tokens)[: self._tokens]
 
     def _text(self, tokens: list[int]) -> str:
-        if self._stream is not None and self.stopped_at is not None:
-            return self._stream.text[: self.stopped_at]
-        text = self._codec.decode(tokens)
-        if self._stream is not None and not text.startswith(self._stream.text):
-            # Bytes that are no text made the decoder spell earlier ones differently: keep the text that was sent.
-            return self._stream.text
-        return text
-
-    def _spellings(self, tokens: list[int]) -> list[str]:
-        prompt = self._new_sequence.prompt.tokens if self._new_sequence.sequence.echo else []
-        return [self._codec.spell(token) for token in [*prompt, *tokens]]
+        return "".join(self._pieces) + ("" if self.stopped else self._stream.end())
