@@ -75,7 +75,9 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation."""
     model = await _service(request).catalog.get(body.model)
     sequences = chat_sequences(body, model)
-    return await _answer(body, request, model, sequences, ChatFormat(model.name, body.choices))
+    # The older name for `max_completion_tokens` is still the usual one.
+    fields = {} if body.max_completion_tokens is None else {"max_length": "max_completion_tokens"}
+    return await _answer(body, request, model, sequences, ChatFormat(model.name, body.choices, fields))
 
 
 @_routes.get("/v1/health")
@@ -103,7 +105,11 @@ async def _answer(
         return EventStream(form.events(pieces, include_usage=body.includes_usage))
 
     async def answer() -> Response:
-        return Response(form.document(await whole_answers(triton, model, sequences)), media_type="application/json")
+        try:
+            pieces = await whole_answers(triton, model, sequences)
+        except ApiError as error:
+            raise form.explain(error) from None
+        return Response(form.document(pieces), media_type="application/json")
 
     return await unless_gone(request.receive, answer())
 

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 
-from trition_repo_gen.runtime.common.wire import BUSY_MARK
+from trition_repo_gen.runtime.common.wire import BUSY_MARK, CONTEXT_LENGTH, rename_inputs
 
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
@@ -28,6 +28,8 @@ UNSUPPORTED = "unsupported"
 """The type of a validation error whose context has the name of the field to blame."""
 TIMEOUT = "timeout"
 """The code of an error that says only that an answer took too long."""
+TOO_LONG = "context_length_exceeded"
+"""The code of an error of a request that is longer than the model's sequences."""
 BUSY = "server_busy"
 """The code of a refusal for want of room in the queue: the model is alive."""
 _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
@@ -49,6 +51,17 @@ class ApiError(HTTPException):
         super().__init__(status, message, _HEADERS.get(status))
         self.param = param
         self.code = code
+
+    def for_fields(self, fields: Mapping[str, str]) -> Self:
+        """Return the error with the names of a body's fields in place of those of the tensors.
+
+        Args:
+            fields: names of fields by those of tensors.
+        """
+        if self.status_code != 400 or self.param is not None:
+            return self
+        message, param = rename_inputs(self.detail, fields)
+        return type(self)(self.status_code, message, param=param, code=self.code)
 
     def body(self) -> dict[str, Any]:
         """Return the document that OpenAI's clients read."""
@@ -75,7 +88,8 @@ def from_triton(code: grpc.StatusCode | None, message: str | None) -> ApiError:
         return ApiError(503, text.removesuffix(BUSY_MARK).rstrip(), code=BUSY)
     if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in text.lower():
         text = "Triton does not answer; try again later."
-    return ApiError(status, text or "Triton failed and did not say why.")
+    code_of_mistake = TOO_LONG if status == 400 and CONTEXT_LENGTH in text else None
+    return ApiError(status, text or "Triton failed and did not say why.", code=code_of_mistake)
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:

@@ -4,9 +4,11 @@ import json
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
+
+from trition_repo_gen.runtime.common import wire
 
 from .answers import Finish, TextPiece
 from .errors import ApiError
@@ -21,15 +23,22 @@ class Format(ABC):
     Args:
         model: the model's name.
         choices: answers per prompt.
+        fields: names of the body's fields by those of tensors, where they are not the usual ones.
     """
 
+    fields: ClassVar[Mapping[str, str]] = {tensor.name: tensor.rest for tensor in wire.INPUTS if tensor.rest}
     id_prefix: str
     document_kind: str
     event_kind: str
 
-    def __init__(self, model: str, choices: int) -> None:
+    def __init__(self, model: str, choices: int, fields: Mapping[str, str] | None = None) -> None:
         self._choices = choices
+        self._fields = {**self.fields, **(fields or {})}
         self._head = {"id": f"{self.id_prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    def explain(self, error: ApiError) -> ApiError:
+        """Return an error in the words of the request's body."""
+        return error.for_fields(self._fields)
 
     @abstractmethod
     def _choice(self, text: str, ending: Finish) -> dict[str, Any]:
@@ -84,8 +93,8 @@ class Format(ABC):
                     yield f'{start}data: {head},"choices":[{choice}]{tail}'.encode()
             except ApiError as error:
                 if not texts:
-                    raise
-                yield f"data: {_json(error.body())}\n\n".encode()
+                    raise self.explain(error) from None
+                yield f"data: {_json(self.explain(error).body())}\n\n".encode()
                 return
         if include_usage:
             usage = _json(self._usage([endings[sequence] for sequence in sorted(endings)]))
@@ -106,6 +115,7 @@ class Format(ABC):
 class CompletionFormat(Format):
     """The answer of `/v1/completions`."""
 
+    fields: ClassVar[Mapping[str, str]] = {**Format.fields, "n_top_logprobs": "logprobs"}
     id_prefix = "cmpl"
     document_kind = event_kind = "text_completion"
 
@@ -122,6 +132,7 @@ class CompletionFormat(Format):
 class ChatFormat(Format):
     """The answer of `/v1/chat/completions`."""
 
+    fields: ClassVar[Mapping[str, str]] = {**Format.fields, wire.PROMPTS.name: "messages", wire.IMAGES.name: "messages"}
     id_prefix = "chatcmpl"
     document_kind = "chat.completion"
     event_kind = "chat.completion.chunk"

@@ -1,6 +1,9 @@
 """Log-probabilities in OpenAI's two shapes."""
 
+import codecs
 from typing import Any
+
+from trition_repo_gen.runtime.common.wire import bytes_of_spelling
 
 from .answers import Finish
 
@@ -42,9 +45,7 @@ def chat_logprobs(ending: Finish) -> dict[str, Any] | None:
 
 
 def _token(token: str, log_prob: float) -> dict[str, Any]:
-    # A token that is part of a character is spelt as the vocabulary does, in signs that are not its bytes; only of
-    # ASCII is it certain that it means itself. OpenAI: "Can be null if there is no bytes representation".
-    return {"token": token, "logprob": _finite(log_prob), "bytes": list(token.encode()) if token.isascii() else None}
+    return {"token": token, "logprob": _finite(log_prob), "bytes": list(bytes_of_spelling(token))}
 
 
 def _all_finite(top: dict[str, float]) -> dict[str, float]:
@@ -58,13 +59,18 @@ def _finite(log_prob: float) -> float:
 def _offsets(text: str, tokens: list[str]) -> list[int]:
     """Return where each token begins in the text, in characters.
 
-    Special tokens and parts of characters do not stand in the text as they are spelt: they begin where the last one
-    that does has ended.
+    A part of a character begins where the character does; a special token that the text does not have, where the token
+    before it has ended.
     """
     offsets = []
     end = 0
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens:
         offsets.append(end)
-        if text.startswith(token, end):
-            end += len(token)
+        state = decoder.getstate()
+        piece = decoder.decode(bytes_of_spelling(token))
+        if text.startswith(piece, end):
+            end += len(piece)
+        else:
+            decoder.setstate(state)
     return offsets

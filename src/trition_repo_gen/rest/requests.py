@@ -72,7 +72,7 @@ class _Request(_AsIs):  # type: ignore[misc, valid-type]
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_tokens: _Count | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=_MAX_INT)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=_MAX_INT)] | None = None
     ignore_eos: bool | None = None
@@ -134,6 +134,13 @@ class CompletionRequest(_Request):
     suffix: _Json = None
     best_of: _Json = None
 
+    @model_validator(mode="after")
+    def _refuse_nothing(self) -> Self:
+        if self.max_tokens == 0 and not (self.echo and self.logprobs is not None):
+            message = "{name} has to be greater than or equal to 1, or 0 with echo and logprobs"
+            raise PydanticCustomError(UNSUPPORTED, message, {"name": "max_tokens"})
+        return self
+
 
 class ImageUrl(BaseModel):
     """Where an image is: a `data:` URI; whether the model takes anything else is the model's to say."""
@@ -171,6 +178,7 @@ class ChatRequest(_Request):
     """The body of `POST /v1/chat/completions`."""
 
     messages: Annotated[_List[Message], Field(min_length=1)]
+    max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -8,7 +8,7 @@ from trition_repo_gen.runtime.common import wire
 
 from .catalog import Model
 from .errors import ApiError
-from .requests import AS_IS, ChatRequest, CompletionRequest, ImagePart, Message, TextPart
+from .requests import AS_IS, ChatRequest, CompletionRequest, Message, TextPart
 from .triton import SequenceInputs, Value
 
 _MAX_SEQUENCES = 128
@@ -27,7 +27,8 @@ def completion_sequences(request: CompletionRequest, model: Model) -> list[Seque
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if not prompts or len(texts) != len(prompts):
         raise ApiError(400, "prompt has to be a text or a list of texts; token ids are not supported.", param="prompt")
-    values = _sampling(request, request.max_tokens or _COMPLETION_TOKENS)
+    max_tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    values = _sampling(request, max_tokens, model)
     if request.echo:
         values["echo"] = True
     if request.logprobs is not None:
@@ -46,7 +47,8 @@ def chat_sequences(request: ChatRequest, model: Model) -> list[SequenceInputs]:
     values: dict[str, Value] = {"prompts": json.dumps(messages, ensure_ascii=False), "apply_chat_template": True}
     if images:
         values["images"] = images[0] if len(images) == 1 else json.dumps(images)
-    values |= _sampling(request, request.max_completion_tokens or request.max_tokens or model.max_length)
+    max_tokens = request.max_completion_tokens or request.max_tokens or model.max_length
+    values |= _sampling(request, max_tokens, model)
     if request.top_logprobs and not request.logprobs:
         raise ApiError(400, "top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
     if request.logprobs:
@@ -54,7 +56,7 @@ def chat_sequences(request: ChatRequest, model: Model) -> list[SequenceInputs]:
     return list(_each(request, [values]))
 
 
-def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None) -> dict[str, Value]:
+def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None, model: Model) -> dict[str, Value]:
     temperature = 1.0 if request.temperature is None else request.temperature
     top_p = 1.0 if request.top_p is None else request.top_p
     # The wire's own defaults are greedy: its top_k is 1 unless given. On it 0 switches a filter off. OpenAI's top_p of
@@ -68,10 +70,12 @@ def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None) 
     for tensor in AS_IS:
         if (value := getattr(request, tensor.rest)) is not None:
             values[tensor.name] = _packed(tensor, value)
-    if request.ignore_eos and max_length is not None:
-        values["min_length"] = max_length
-    elif request.min_tokens:
+    if request.min_tokens:
         values["min_length"] = request.min_tokens
+    if request.ignore_eos and "ignore_eos" in model.inputs:
+        values["ignore_eos"] = True
+    elif request.ignore_eos and max_length is not None:  # a repository of an older version
+        values["min_length"] = max_length
     if request.stop_words:
         values["stop_words"] = json.dumps(request.stop_words, ensure_ascii=False)
     return values
@@ -107,22 +111,17 @@ def _each(request: CompletionRequest | ChatRequest, prompts: list[dict[str, Valu
 
 
 def _wire_message(message: Message, model: Model, images: list[str]) -> dict[str, Any]:
-    """Return a message for the chat template; its images are appended to `images`."""
-    role = "system" if message.role == "developer" else message.role
-    parts = message.content or ""
+    """Return a message as the ranks read it; its images are appended to `images`."""
     extra = message.model_extra or {}
-    if isinstance(parts, str):
-        return {"role": role, "content": parts, **extra}
-    if not model.takes_images:
-        if any(isinstance(part, ImagePart) for part in parts):
-            raise ApiError(400, f"The model {model.name!r} takes no images.", param="messages")
-        # Most text models' templates know no parts.
-        return {"role": role, "content": "\n".join(part.text for part in parts if isinstance(part, TextPart)), **extra}
+    if not isinstance(message.content, list):
+        return {"role": message.role, "content": message.content, **extra}
     content = []
-    for part in parts:
-        if isinstance(part, ImagePart):
-            images.append(part.image_url.url)
-            content.append({"type": "image"})
-        else:
+    for part in message.content:
+        if isinstance(part, TextPart):
             content.append({"type": "text", "text": part.text})
-    return {"role": role, "content": content, **extra}
+            continue
+        if not model.takes_images:
+            raise ApiError(400, f"The model {model.name!r} takes no images.", param="messages")
+        images.append(part.image_url.url)
+        content.append({"type": "image"})
+    return {"role": message.role, "content": content, **extra}

@@ -58,6 +58,7 @@ def test_inputs_and_outputs_are_the_contracts(deployment: Deployment) -> None:
         "logit_bias": "STRING",
         "stop_token_ids": "STRING",
         "min_length": "INT64",
+        "ignore_eos": "BOOL",
         "stop_words": "STRING",
         "compute_logprob": "BOOL",
         "n_top_logprobs": "INT64",

@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import grpc
 import pytest
 
 from trition_repo_gen.rest.answers import Finish, TextPiece
-from trition_repo_gen.rest.errors import ApiError
+from trition_repo_gen.rest.errors import ApiError, from_triton
 from trition_repo_gen.rest.formats import ChatFormat, CompletionFormat, Format
 from trition_repo_gen.rest.logprobs import chat_logprobs, completion_logprobs
 
@@ -66,11 +67,21 @@ def test_what_goes_wrong_is_an_error_before_the_first_event_and_an_event_after_i
 
 
 def test_offsets_pass_over_what_does_not_stand_in_the_text() -> None:
-    values = ending(log_probs=[-0.5] * 4, tokens=["ab", "ç", "Į", "</s>"], top_logprobs=[{"ab": -0.5}] * 4)
+    values = ending(
+        log_probs=[-0.5] * 4, tokens=["ab", r"bytes:\xe7\x8c", r"bytes:\xab", "</s>"], top_logprobs=[{"ab": -0.5}] * 4
+    )
     shape = completion_logprobs("ab猫", values)
     assert shape is not None
-    assert shape["text_offset"] == [0, 2, 2, 2]
+    assert shape["text_offset"] == [0, 2, 2, 3]
     assert shape["token_logprobs"] == [-0.5] * 4
+
+
+def test_offsets_are_in_characters_of_a_text_with_the_special_tokens_that_it_has() -> None:
+    tokens = ["<s>", "é", r"bytes:\xf0\x9f\x99", r"bytes:\x82", " b", r"bytes:\xe7", "</s>"]
+    for text, offsets in (("é🙂 b�", [0, 0, 1, 1, 2, 4, 4]), ("<s>é🙂 b�", [0, 3, 4, 4, 5, 7, 7])):
+        shape = completion_logprobs(text, ending(log_probs=[-0.5] * 7, tokens=tokens))
+        assert shape is not None
+        assert shape["text_offset"] == offsets
 
 
 def test_an_echoed_prompts_first_token_has_no_log_probability() -> None:
@@ -91,9 +102,48 @@ def test_an_impossible_token_is_json() -> None:
 
 
 def test_the_chats_shape() -> None:
-    shape = chat_logprobs(ending(log_probs=[-0.25], tokens=["a"], top_logprobs=[{"a": -0.25, "ç": -2.0}]))
+    shape = chat_logprobs(ending(log_probs=[-0.25], tokens=["a"], top_logprobs=[{"a": -0.25, r"bytes:\xe7": -2.0}]))
     assert shape is not None
     (token,) = shape["content"]
     assert (token["token"], token["logprob"], token["bytes"]) == ("a", -0.25, [97])
-    assert token["top_logprobs"][1] == {"token": "ç", "logprob": -2.0, "bytes": None}
+    assert token["top_logprobs"][1] == {"token": r"bytes:\xe7", "logprob": -2.0, "bytes": [0xE7]}
     assert chat_logprobs(ending()) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence", "expected", "param"),
+    [
+        (CompletionFormat("m", 1), "max_length is 9, which is much.", "max_tokens is 9, which is much.", "max_tokens"),
+        (ChatFormat("m", 1), "max_length is 9.", "max_tokens is 9.", "max_tokens"),
+        (
+            ChatFormat("m", 1, {"max_length": "max_completion_tokens"}),
+            "min_length is 9; it has to be at most max_length.",
+            "min_tokens is 9; it has to be at most max_completion_tokens.",
+            "min_tokens",
+        ),
+        (CompletionFormat("m", 1), "The prompt has 9 tokens.", "The prompt has 9 tokens.", "prompt"),
+        (ChatFormat("m", 1), "The prompt has 9 tokens.", "The prompt has 9 tokens.", "messages"),
+        (CompletionFormat("m", 1), "n_top_logprobs is 9.", "logprobs is 9.", "logprobs"),
+        (ChatFormat("m", 1), "n_top_logprobs is 9.", "top_logprobs is 9.", "top_logprobs"),
+        (CompletionFormat("m", 1), "Something else is wrong.", "Something else is wrong.", None),
+        (CompletionFormat("m", 1), "prompts has a text.", "prompt has a text.", "prompt"),
+        (ChatFormat("m", 1), "images has 2 texts.", "messages has 2 texts.", "messages"),
+        (ChatFormat("m", 1), "A message has images.", "A message has images.", "messages"),
+    ],
+)
+def test_a_refusal_names_the_fields_of_the_body(form: Format, sentence: str, expected: str, param: str | None) -> None:
+    error = form.explain(ApiError(400, sentence))
+    assert (error.detail, error.param) == (expected, param)
+    with pytest.raises(ApiError) as caught:
+        events(form, ApiError(400, sentence))
+    assert (caught.value.detail, caught.value.param) == (expected, param)
+    assert form.explain(ApiError(503, sentence)).detail == sentence
+
+
+def test_what_is_too_long_has_openais_code() -> None:
+    error = from_triton(
+        grpc.StatusCode.INVALID_ARGUMENT, "The prompt has 9 tokens; the maximum context length is 8 tokens."
+    )
+    assert error.code == "context_length_exceeded"
+    assert CompletionFormat("m", 1).explain(error).code == "context_length_exceeded"
+    assert from_triton(grpc.StatusCode.INVALID_ARGUMENT, "The prompt has 9 tokens.").code is None

@@ -1,5 +1,6 @@
 """From OpenAI's bodies to the wire, and what is refused on the way."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -56,6 +57,7 @@ def test_openais_defaults() -> None:
         ({"seed": 3}, {"random_seed": 3}),
         ({"min_tokens": 2}, {"min_length": 2}),
         ({"max_tokens": 7, "ignore_eos": True}, {"max_length": 7, "min_length": 7}),
+        ({"max_tokens": 7, "ignore_eos": False, "min_tokens": 3}, {"max_length": 7, "min_length": 3}),
         ({"repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
         ({"user": "me", "seed": None, "min_p": None}, {}),
         (
@@ -72,6 +74,17 @@ def test_sampling(fields: dict[str, Any], expected: dict[str, Any]) -> None:
     wanted = {"prompts": "a", "temperature": 1.0, "top_k": 0, "max_length": 16} | expected
     assert completion(**fields) == [wanted]
     assert chat(**fields)[0].items() >= expected.items()
+
+
+def test_ends_are_ignored_where_the_model_can() -> None:
+    model = dataclasses.replace(TEXT, inputs=TEXT.inputs | {"ignore_eos"})
+    (sequence,) = chat(model, ignore_eos=True, max_tokens=7, min_tokens=2)
+    assert (sequence["ignore_eos"], sequence["min_length"], sequence["max_length"]) == (True, 2, 7)
+
+
+def test_no_new_tokens_with_the_log_probabilities_of_the_prompt() -> None:
+    (sequence,) = completion(max_tokens=0, echo=True, logprobs=1)
+    assert sequence["max_length"] == 0
 
 
 def test_choices_of_several_prompts_have_seeds_of_their_own() -> None:
@@ -97,10 +110,15 @@ def test_log_probabilities() -> None:
 
 def test_messages_of_a_text_model() -> None:
     parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]
-    messages = [{"role": "developer", "content": "Be brief"}, {"role": "user", "content": parts, "name": "me"}]
+    messages = [
+        {"role": "developer", "content": "Be brief"},
+        {"role": "user", "content": parts, "name": "me"},
+        {"role": "assistant", "content": None},
+    ]
     assert json.loads(chat(messages=messages)[0]["prompts"]) == [
-        {"role": "system", "content": "Be brief"},
-        {"role": "user", "content": "One\nTwo", "name": "me"},
+        {"role": "developer", "content": "Be brief"},  # the ranks know what models take
+        {"role": "user", "content": parts, "name": "me"},
+        {"role": "assistant", "content": None},
     ]
 
 
@@ -124,6 +142,11 @@ def test_images_go_into_their_own_tensor() -> None:
         (CompletionRequest, {"prompt": None}, "prompt", "Invalid prompt"),
         (CompletionRequest, {"max_tokns": 1}, "max_tokns", "Unrecognized request argument supplied: max_tokns"),
         (CompletionRequest, {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        (CompletionRequest, {"max_tokens": 0, "echo": True}, "max_tokens", "or 0 with echo and logprobs"),
+        (CompletionRequest, {"max_tokens": 0, "logprobs": 1}, "max_tokens", "or 0 with echo and logprobs"),
+        (CompletionRequest, {"max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
+        (ChatRequest, {"max_tokens": 0, "logprobs": True}, "max_tokens", "greater than or equal to 1"),
+        (ChatRequest, {"max_completion_tokens": 0}, "max_completion_tokens", "greater than or equal to 1"),
         (CompletionRequest, {"temperature": 3}, "temperature", "less than or equal to 2"),
         (CompletionRequest, {"stop": [""]}, "stop.0", "at least 1 character"),
         (CompletionRequest, {"suffix": "x"}, "suffix", "suffix is not supported"),

@@ -25,13 +25,18 @@ ErrorKind = Literal["INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"]
 FinishReason = Literal["stop", "length"]
 
 
+_GREEDY_TEMPERATURE = 1e-5
+"""Lower temperatures leave no token but the most likely, and float32 overflows at the lowest; as in vLLM."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SequenceRequest:
     """One prompt and how to continue it; every value holds for this sequence alone. `wire.INPUTS` describes each.
 
     `prompt` is text, or a JSON list of chat messages when `chat` is set. `max_length` counts new tokens. `top_k` 0
-    and `top_p` 0 switch the filter off; `temperature` 0 or `top_k` 1 is greedy. `seed` is a 63-bit number. No token
-    that would end the sequence is taken before there are `min_length`. With `stream` its text is sent as it grows.
+    and `top_p` 0 switch the filter off; `top_k` 1 or a `temperature` next to 0 is greedy. `seed` is a 63-bit number.
+    No token that would end the sequence is taken before there are `min_length`, with `ignore_eos` none at all. With
+    `stream` its text is sent as it grows.
     `images` are encoded images (PNG, JPEG …) or, as text, URLs that may be fetched.
     """
 
@@ -53,13 +58,14 @@ class SequenceRequest:
     stop_words: list[str] = field(default_factory=list)
     stop_token_ids: list[int] = field(default_factory=list)
     min_length: int = default("min_length")
+    ignore_eos: bool = False
     stream: bool = False
     images: list[bytes | str] = field(default_factory=list)
 
     @property
     def greedy(self) -> bool:
         """Whether the most likely token is taken at every step."""
-        return self.top_k == 1 or self.temperature == 0.0
+        return self.top_k == 1 or self.temperature < _GREEDY_TEMPERATURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,14 @@ class Answer:
     log_probs: list[float] = field(default_factory=list)
     top_logprobs: list[dict[str, float]] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PromptLimit:
+    """How long a prompt may be: one of more than `max_bytes` has more than `max_tokens`, whatever its tokens are."""
+
+    max_bytes: int
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,11 @@ class Ready:
     slots: int
     max_sequence_length: int
     max_prompt_bytes: int
+
+    @property
+    def prompt_limit(self) -> PromptLimit:
+        """How long a prompt may be."""
+        return PromptLimit(self.max_prompt_bytes, self.max_sequence_length)
 
 
 @dataclass(frozen=True)
@@ -175,7 +194,10 @@ class Refused:
 
 _TYPES: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (Hello, Progress, Fatal, Ready, Generate, Cancel, Deltas, Done, Refused, Usage, SequenceRequest, Answer)
+    for kind in (
+        *(Hello, Progress, Fatal, PromptLimit, Ready, Generate, Cancel, Deltas, Done, Refused, Usage),
+        *(SequenceRequest, Answer),
+    )
 }
 
 

@@ -7,8 +7,9 @@ Standard library only.
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -353,10 +354,9 @@ INPUTS: tuple[Input, ...] = (
     PROMPTS,
     Integer(
         name="max_length",
-        help="Most new tokens.",
+        help="Most new tokens; 0 only for a prompt's log-probabilities, with echo and compute_logprob.",
         default=256,
         multimodal_default=50,
-        least=1,
         rest="max_tokens",
         translated=True,
         trtllm=Alias(name="max_tokens", datatype="INT32"),
@@ -364,7 +364,7 @@ INPUTS: tuple[Input, ...] = (
     Integer(name="max_batch_size", help="No effect: the engine forms its batch anew at every step.", ignored=True),
     Integer(
         name="min_length",
-        help="New tokens before the answer may end by itself.",
+        help="New tokens before the answer may end by itself or at a stop word; at most max_length.",
         default=0,
         rest="min_tokens",
         translated=True,
@@ -390,7 +390,7 @@ INPUTS: tuple[Input, ...] = (
     ),
     Number(
         name="temperature",
-        help="Divides the logits; 0 is greedy.",
+        help="Divides the logits; 0 is greedy, and so is less than 0.00001.",
         default=1.0,
         least=0.0,
         rest="temperature",
@@ -450,7 +450,18 @@ INPUTS: tuple[Input, ...] = (
         help="Token ids that end the answer, as the model's own end does; a JSON list.",
         rest="stop_token_ids",
     ),
-    StopWords(name="stop_words", help="Texts that end the answer.", rest="stop", translated=True),
+    StopWords(
+        name="stop_words",
+        help="Texts that end the answer and are no part of it; a special token's text stands for the token.",
+        rest="stop",
+        translated=True,
+    ),
+    Switch(
+        name="ignore_eos",
+        help="Go on after tokens that end an answer, up to max_length or a stop word.",
+        rest="ignore_eos",
+        translated=True,
+    ),
     Switch(name="use_greedy", help="Take the most likely token, whatever the other parameters say."),
     Switch(
         name="compute_logprob",
@@ -511,7 +522,11 @@ OUTPUTS = (
     Output(name="finish_reason", datatype="BYTES", help="`stop` or `length`."),
     Output(name="prompt_tokens", datatype="INT64", help="Tokens of the prompt."),
     Output(name="completion_tokens", datatype="INT64", help="New tokens."),
-    Output(name="tokens", datatype="BYTES", help="JSON: how each token is spelt; with compute_logprob."),
+    Output(
+        name="tokens",
+        datatype="BYTES",
+        help="JSON list: each token's text, or `bytes:\\xe7\\x8c` where it is no text by itself; with compute_logprob.",
+    ),
 )
 
 TRTLLM_ONLY = {
@@ -541,6 +556,62 @@ TRTLLM_OUTPUTS = (
     ),
     Output(name="cum_log_probs", datatype="FP32", help="Their sum."),
 )
+
+
+def spell_bytes(data: bytes, *, always: bool = False) -> str:
+    r"""Return how a token of these bytes is spelt in `tokens` and `top_logprobs`.
+
+    It is the token's text; one that is no text by itself, such as a part of a character, is spelt `bytes:\xe7\x8c`,
+    as OpenAI's API does.
+
+    Args:
+        data: the token's bytes.
+        always: whether to spell text in bytes as well, because another token has the same.
+    """
+    try:
+        text = data.decode()
+        is_text = not always and _SPELT_BYTES.fullmatch(text) is None
+    except UnicodeDecodeError:
+        is_text = False
+    return text if is_text else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def bytes_of_spelling(spelling: str) -> bytes:
+    """Return the bytes of a token that `spell_bytes` spelt."""
+    if _SPELT_BYTES.fullmatch(spelling):
+        return bytes.fromhex(spelling.removeprefix("bytes:").replace("\\x", ""))
+    return spelling.encode()
+
+
+_SPELT_BYTES = re.compile(r"bytes:(?:\\x[0-9a-f]{2})+")
+
+
+CONTEXT_LENGTH = "maximum context length is"
+"""In every refusal of a sequence that is too long: clients look for these words and the number behind them."""
+
+
+def context_length(tokens: int) -> str:
+    """Return the words in which a refusal tells how long a sequence may be."""
+    return f"{CONTEXT_LENGTH} {tokens} tokens"
+
+
+def rename_inputs(sentence: str, names: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return a refusal with other names of the tensors, and the new name of the one to blame, if it is about one.
+
+    Args:
+        sentence: names a tensor as `name` where that is no English word, else as its first word.
+        names: other names by the tensors' own.
+    """
+    found = [names[match[0]] for match in _INPUT_NAMES.finditer(sentence) if match[0] in names]
+    renamed = _INPUT_NAMES.sub(lambda match: names.get(match[0], match[0]), sentence)
+    blamed = found[0] if found else names.get(PROMPTS.name) if sentence.lower().startswith(_ABOUT_PROMPTS) else None
+    return renamed, blamed
+
+
+_INPUT_NAMES = re.compile(
+    "|".join(rf"\b{tensor.name}\b" if "_" in tensor.name else rf"^{tensor.name}\b" for tensor in INPUTS)
+)
+_ABOUT_PROMPTS = ("the prompt ", "prompt and answer ", "a message")
 
 
 def inputs(*, multimodal: bool) -> tuple[Input, ...]:

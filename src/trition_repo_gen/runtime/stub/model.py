@@ -53,20 +53,20 @@ class TritonPythonModel:
             self._ranks.stop()
             self._server.mark_failed()
             raise pb_utils.TritonModelException(str(error)) from None
-        self._max_prompt_bytes = limits.max_prompt_bytes
+        self._prompt_limit = limits.prompt_limit
         self._images = ImageLimits.of(settings)
         self._watcher = RequestWatcher()
         self._send_queues = SendQueues()
         self._admission = Admission(limits.slots, settings.max_queue_size, self._metrics)
         self._log_request = self._log if settings.debug_mode else None
-        self._server.open(self._admission, limits.max_prompt_bytes)
+        self._server.open(self._admission, limits.prompt_limit)
 
     def execute(self, requests: list[Any]) -> None:
         """Submit the sequences of the requests. Answers go through the response sender of each request."""
         for request in requests:
             sender = request.get_response_sender()
             try:
-                sequences = read_sequences(input_arrays(request), self._max_prompt_bytes, self._images)
+                sequences = read_sequences(input_arrays(request), self._prompt_limit, self._images)
                 priority = self._priorities.check(asked_priority(request))
             except Exception as error:
                 kind, sentence = why_rejected(error)

@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from ..common.parent_death import Guardian
-from ..common.protocol import Cancel, Deltas, Done, ErrorKind, Refused, SequenceRequest, decode, encode
+from ..common.protocol import Cancel, Deltas, Done, ErrorKind, PromptLimit, Refused, SequenceRequest, decode, encode
 from ..common.sockets import new_socket
 from .event_loop import EventLoop, Timer
 from .remote_protocol import Accepted, Connect, Rejected, Submit, disconnected_marker, socket_path
@@ -53,7 +53,7 @@ class RemoteClient:
         self._ids = itertools.count(1)
         self._loop = EventLoop("remote client", on_error=self._handle_error, on_stop=self._end)
         self._sequences: dict[int, _Callbacks] = {}
-        self._max_prompt_bytes: int | None = None
+        self._prompt_limit: PromptLimit | None = None
         """Known while the stub server takes sequences."""
         self._server: int | None = None
         """Process file descriptor of the stub server, while it is connected."""
@@ -66,8 +66,8 @@ class RemoteClient:
 
     # Called by the stub's threads.
 
-    def start(self, timeout: float) -> int:
-        """Wait until the stub server takes sequences; return the largest number of bytes that a prompt may have.
+    def start(self, timeout: float) -> PromptLimit:
+        """Wait until the stub server takes sequences; return how long a prompt may be.
 
         Raises:
             StubServerGoneError: it did not answer within a minute, did not take sequences within `timeout` seconds, or
@@ -80,12 +80,12 @@ class RemoteClient:
                 break
         if self._connected.is_set():
             self._settled.wait(timeout)
-        if self._max_prompt_bytes is None:
+        if self._prompt_limit is None:
             self.stop()
             raise StubServerGoneError(
                 f"Model {self._model!r}, whose ranks this one uses, does not run; load it as well."
             )
-        return self._max_prompt_bytes
+        return self._prompt_limit
 
     def submit(self, sequence: SequenceRequest, priority: Any, on_outcome: OnOutcome, on_text: OnText) -> int:
         """Submit a sequence with the priority that its request asked for. Return the sequence's id."""
@@ -155,7 +155,7 @@ class RemoteClient:
         elif isinstance(message, Done | Refused):
             if callbacks := self._sequences.pop(message.id, None):
                 callbacks.on_outcome(message)
-        elif isinstance(message, Accepted) and self._max_prompt_bytes is None:
+        elif isinstance(message, Accepted) and self._prompt_limit is None:
             self._note_accepted(message)
 
     def _note_accepted(self, accepted: Accepted) -> None:
@@ -166,8 +166,8 @@ class RemoteClient:
                 return
             self._loop.watch(self._server, self._server_ended)
             self._connected.set()
-        if accepted.max_prompt_bytes is not None:
-            self._max_prompt_bytes = accepted.max_prompt_bytes
+        if accepted.prompt_limit is not None:
+            self._prompt_limit = accepted.prompt_limit
             if self._next_attempt is not None:
                 self._next_attempt.cancel()
             self._settled.set()
@@ -185,10 +185,10 @@ class RemoteClient:
         assert self._server is not None
         self._loop.unwatch(self._server)
         os.close(self._server)
-        self._server = self._max_prompt_bytes = None
+        self._server = self._prompt_limit = None
 
     def _submit(self, submit: Submit, callbacks: _Callbacks) -> None:
-        if self._max_prompt_bytes is None:
+        if self._prompt_limit is None:
             callbacks.on_outcome(Refused(submit.id, "UNAVAILABLE", f"Model {self._model} is not there."))
             return
         self._sequences[submit.id] = callbacks

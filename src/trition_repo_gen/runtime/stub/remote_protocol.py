@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..common.protocol import ErrorKind, SequenceRequest, register
+from ..common.protocol import ErrorKind, PromptLimit, SequenceRequest, register
 
 
 @register
@@ -23,10 +23,10 @@ class Connect:
 @register
 @dataclass(frozen=True)
 class Accepted:
-    """The answer to `Connect`: the stub server runs in process `pid`; with `max_prompt_bytes` it takes sequences."""
+    """The answer to `Connect`: the stub server runs in process `pid`; with `prompt_limit` it takes sequences."""
 
     pid: int
-    max_prompt_bytes: int | None
+    prompt_limit: PromptLimit | None
 
 
 @register

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..common import wire
-from ..common.protocol import SequenceRequest
+from ..common.protocol import PromptLimit, SequenceRequest
 from ..common.wire import BadRequestError
 from .images import ImageLimits, read_images
 
@@ -18,13 +18,13 @@ _READ_APART = {wire.PROMPTS.name, wire.IMAGES.name, "use_greedy"}
 
 
 def read_sequences(
-    tensors: Mapping[str, NDArray[Any]], max_prompt_bytes: int, image_limits: ImageLimits | None = None
+    tensors: Mapping[str, NDArray[Any]], prompt_limit: PromptLimit, image_limits: ImageLimits | None = None
 ) -> list[SequenceRequest]:
     """Return a request's sequences.
 
     Args:
         tensors: inputs by name, each of shape (N, 1), with the datatypes of `wire.INPUTS`. Only `prompts` is required.
-        max_prompt_bytes: longer prompts cannot fit, whatever their tokens are.
+        prompt_limit: how long a prompt may be.
         image_limits: what a multimodal model accepts, None for a language model.
 
     Raises:
@@ -39,14 +39,14 @@ def read_sequences(
     if count == 0:
         raise BadRequestError("prompts has no sequences; send at least one.")
     return [
-        _read_sequence({name: tensor[index, 0] for name, tensor in tensors.items()}, max_prompt_bytes, image_limits)
+        _read_sequence({name: tensor[index, 0] for name, tensor in tensors.items()}, prompt_limit, image_limits)
         for index in range(count)
     ]
 
 
-def _read_sequence(values: Mapping[str, Any], max_prompt_bytes: int, limits: ImageLimits | None) -> SequenceRequest:
+def _read_sequence(values: Mapping[str, Any], prompt_limit: PromptLimit, limits: ImageLimits | None) -> SequenceRequest:
     fields: dict[str, Any] = {
-        "prompt": _prompt(values["prompts"], max_prompt_bytes),
+        "prompt": _prompt(values["prompts"], prompt_limit),
         "images": [] if limits is None else read_images(values.get("images", b""), limits),
         "seed": secrets.randbits(63),
     }
@@ -59,11 +59,28 @@ def _read_sequence(values: Mapping[str, Any], max_prompt_bytes: int, limits: Ima
             fields[tensor.attribute] = default
     if values.get("use_greedy", False):
         fields["top_k"] = 1
-    return SequenceRequest(**fields)
+    sequence = SequenceRequest(**fields)
+    _check_lengths(sequence)
+    return sequence
 
 
-def _prompt(value: Any, max_bytes: int) -> str:
+def _check_lengths(sequence: SequenceRequest) -> None:
+    if sequence.max_length == 0 and not (sequence.echo and (sequence.log_probs or sequence.top_logprobs)):
+        raise BadRequestError(
+            "max_length is 0; it has to be 1 or more, or echo and compute_logprob have to be set, for the "
+            "log-probabilities of the prompt."
+        )
+    if sequence.min_length > sequence.max_length:
+        raise BadRequestError(
+            f"min_length is {sequence.min_length}; it has to be at most max_length, which is {sequence.max_length}."
+        )
+
+
+def _prompt(value: Any, limit: PromptLimit) -> str:
     size = len(value.encode() if isinstance(value, str) else bytes(value))
-    if size > max_bytes:
-        raise BadRequestError(f"prompts has a text of {size} bytes; this model's sequences hold at most {max_bytes}.")
+    if size > limit.max_bytes:
+        raise BadRequestError(
+            f"The prompt has {size} bytes, but this model's {wire.context_length(limit.max_tokens)} with the answer, "
+            f"which have at most {limit.max_bytes} bytes; shorten it."
+        )
     return wire.PROMPTS.read(value)

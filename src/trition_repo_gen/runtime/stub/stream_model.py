@@ -46,6 +46,10 @@ class DecoupledModel(ABC):
             BadRequestError: a value is invalid.
         """
 
+    def explain(self, sentence: str) -> str:
+        """Return a refusal in the names of this model's tensors."""
+        return sentence
+
     @abstractmethod
     def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
         """Return the wanted outputs of the final response of a sequence."""
@@ -61,7 +65,7 @@ class DecoupledModel(ABC):
             raise pb_utils.TritonModelException(str(error)) from None
         self._client = RemoteClient(settings.stream_of, int(args["model_version"]), self._log)
         try:
-            self.max_prompt_bytes = self._client.start(settings.start_timeout)
+            self.prompt_limit = self._client.start(settings.start_timeout)
         except StubServerGoneError as error:
             raise pb_utils.TritonModelException(str(error)) from None
         self.images = ImageLimits.of(settings)
@@ -80,7 +84,7 @@ class DecoupledModel(ABC):
             except Exception as error:
                 kind, sentence = why_rejected(error)
                 self._client.count_rejected(kind)
-                send_error(sender, kind, sentence)
+                send_error(sender, kind, self.explain(sentence))
                 continue
             _StreamingRequest(
                 self,
@@ -112,9 +116,7 @@ class TritonPythonModel(DecoupledModel):
 
     def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[SequenceRequest]:
         """Return the request's sequences."""
-        return [
-            replace(sequence, stream=True) for sequence in read_sequences(tensors, self.max_prompt_bytes, self.images)
-        ]
+        return [replace(sequence, stream=True) for sequence in read_sequences(tensors, self.prompt_limit, self.images)]
 
     def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
         """Return the outputs of the model, with the text that was not sent before."""
@@ -177,7 +179,7 @@ class _StreamingRequest(OpenRequest):
         if not self._end():
             return
         if isinstance(outcome, Refused):
-            self._fail(outcome.kind, outcome.message)
+            self._fail(outcome.kind, self._model.explain(outcome.message))
         else:
             self._send_queue.put(
                 lambda: self._send_last(self._model.last_response(self._sequence, outcome, self._wanted))

@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from ..common.protocol import Cancel, Deltas, Done, Refused, decode, encode
+from ..common.protocol import Cancel, Deltas, Done, PromptLimit, Refused, decode, encode
 from ..common.sockets import new_socket
 from ..common.wire import BadRequestError
 from .admission import Admission
@@ -38,7 +38,7 @@ class StubServer:
         self._priorities = priorities
         self._queue_timeout = queue_timeout
         self._admission: Admission | None = None
-        self._max_prompt_bytes: int | None = None
+        self._prompt_limit: PromptLimit | None = None
         self._sequences: dict[tuple[bytes, int], RemoteSequence] = {}
         self._texts: defaultdict[bytes, list[tuple[int, str]]] = defaultdict(list)
         """By remote client: the text to send at the end of the turn."""
@@ -48,9 +48,9 @@ class StubServer:
         remove_leftovers(self._path)
         self._loop.run_soon(self._open)
 
-    def open(self, admission: Admission, max_prompt_bytes: int) -> None:
+    def open(self, admission: Admission, prompt_limit: PromptLimit) -> None:
         """Take sequences from now on."""
-        self._loop.run_soon(partial(self._take_sequences, admission, max_prompt_bytes))
+        self._loop.run_soon(partial(self._take_sequences, admission, prompt_limit))
 
     def close(self) -> None:
         """Remove the socket's path; the socket itself lives until this process ends."""
@@ -94,8 +94,8 @@ class StubServer:
         self._socket.bind(f"ipc://{self._path}")
         self._loop.watch(self._socket, self._receive)
 
-    def _take_sequences(self, admission: Admission, max_prompt_bytes: int) -> None:
-        self._admission, self._max_prompt_bytes = admission, max_prompt_bytes
+    def _take_sequences(self, admission: Admission, prompt_limit: PromptLimit) -> None:
+        self._admission, self._prompt_limit = admission, prompt_limit
         for identity in self._waiting_clients:
             self._accept(identity)
 
@@ -116,7 +116,7 @@ class StubServer:
     def _accept(self, identity: bytes) -> None:
         if self._admission is None:
             self._waiting_clients.add(identity)
-        self._send(identity, Accepted(os.getpid(), self._max_prompt_bytes))
+        self._send(identity, Accepted(os.getpid(), self._prompt_limit))
 
     def _enter(self, identity: bytes, request: Submit, admission: Admission) -> None:
         try:

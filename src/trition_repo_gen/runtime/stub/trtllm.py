@@ -16,7 +16,9 @@ from ..common.protocol import Done, SequenceRequest
 from ..common.wire import BadRequestError
 from .responses import text_array
 
-_RENAMED = {tensor.trtllm.name: tensor.name for tensor in wire.INPUTS if tensor.trtllm is not None}
+NAMES = {tensor.name: tensor.trtllm.name for tensor in wire.INPUTS if tensor.trtllm is not None}
+"""Names of the inputs by those of the same parameters' tensors in other models."""
+_RENAMED = {name: own for own, name in NAMES.items()}
 
 INPUTS = frozenset(alias.name for alias, _ in wire.TRTLLM_INPUTS)
 """Names of the inputs, each of shape (1, 1), `stop_words` of (1, any). The token counts come in any case."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..common import wire
 from ..common.protocol import Done, SequenceRequest
 from . import trtllm
 from .requests import read_sequences
@@ -21,8 +22,12 @@ class TritonPythonModel(DecoupledModel):
     def read(self, tensors: Mapping[str, NDArray[Any]]) -> list[SequenceRequest]:
         """Return the request's sequences."""
         streams = trtllm.wants_stream(tensors)
-        sequences = read_sequences(trtllm.native_inputs(tensors), self.max_prompt_bytes)
+        sequences = read_sequences(trtllm.native_inputs(tensors), self.prompt_limit)
         return [replace(sequence, stream=streams) for sequence in sequences]
+
+    def explain(self, sentence: str) -> str:
+        """Return a refusal in the names of TensorRT-LLM's tensors."""
+        return wire.rename_inputs(sentence, trtllm.NAMES)[0]
 
     def last_response(self, sequence: SequenceRequest, done: Done, wanted: frozenset[str]) -> Outputs:
         """Return the outputs of the final response."""

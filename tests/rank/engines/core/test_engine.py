@@ -31,6 +31,13 @@ REQUESTS = {
     request_id: SequenceRequest(prompt=COMMON + end, max_length=70, min_length=60, seed=request_id - 1, **kind)
     for request_id, (end, kind) in enumerate(itertools.product(ENDS, KINDS), 1)
 }
+ECHOED = 4
+"""A request whose prompt's log-probabilities are wanted."""
+SCORED = {
+    101: replace(REQUESTS[ECHOED], max_length=0, min_length=0),
+    102: replace(REQUESTS[ECHOED], max_length=0, min_length=0, top_logprobs=0),
+}
+"""The same without an answer."""
 CHUNKED = {"enable_chunked_prefill": True, "chunked_prefill_size": 64}
 CACHED = {"enable_prefix_caching": True}
 ASYNCHRONOUS = {"async_scheduling": "on"}
@@ -60,6 +67,8 @@ class Outcome:
     """What an engine did with REQUESTS."""
 
     answers: dict[int, Answer]
+    scored: dict[int, Answer]
+    """Answers to SCORED, asked together with two requests."""
     again: dict[int, Answer]
     """Answers to some that were asked once more."""
     evictions: int
@@ -101,7 +110,7 @@ def small_cache(config: Any) -> float:
 def answer(engine: RankEngine, model: Model, request_ids: Iterable[int]) -> dict[int, Answer]:
     """Add sequences and step until all are answered; every other one is watched."""
     for request_id in request_ids:
-        request = REQUESTS[request_id]
+        request = (REQUESTS | SCORED)[request_id]
         engine.add(request_id, request, model.codec.encode(request), watch=request_id % 2 == 0)
     answers: dict[int, Answer] = {}
     streamed: dict[int, list[int]] = {}
@@ -112,7 +121,7 @@ def answer(engine: RankEngine, model: Model, request_ids: Iterable[int]) -> dict
         for request_id, done in result.finished.items():
             assert streamed.get(request_id, done.tokens) == done.tokens
             assert done.failure is None, done.failure
-            request = REQUESTS[request_id]
+            request = (REQUESTS | SCORED)[request_id]
             answers[request_id] = Answer(
                 tokens=done.tokens,
                 # The engine computes some for sequences that did not ask, too.
@@ -159,6 +168,7 @@ def outcome_of(model: Model, options: Mapping[str, Any]) -> Outcome:
     evictions = count_results(engine._context, "evict_overflow_paused_requests")
     return Outcome(
         answers=answer(engine, model, range(1, len(REQUESTS) + 1)),
+        scored=answer(engine, model, (1, *SCORED, 2)),
         again=answer(engine, model, (1, 2, 4)),
         evictions=len(evictions),
         skipped_tokens=int(engine._engine._prefill_tokens_skipped),
@@ -196,6 +206,19 @@ def test_log_probabilities_are_the_same_those_of_the_prompt_as_well(outcomes: di
         assert got.top_logprobs == pytest.approx(expected.top_logprobs, abs=1e-4), request_id
     # Prompts of several blocks and chunks.
     assert max(len(expected.prompt_log_probs) for expected in outcomes["plain"].answers.values()) > 3 * 64
+
+
+@pytest.mark.parametrize("engine", ("plain", *ENGINES))
+def test_log_probabilities_of_a_prompt_come_without_an_answer_as_well(
+    outcomes: dict[str, Outcome], engine: str
+) -> None:
+    expected, found = outcomes["plain"].answers[ECHOED], outcomes[engine].scored
+    for request_id in SCORED:
+        assert (found[request_id].tokens, found[request_id].log_probs) == ([], [])
+        assert found[request_id].prompt_log_probs == pytest.approx(expected.prompt_log_probs, abs=1e-4)
+    assert found[101].top_logprobs == pytest.approx(expected.top_logprobs[: len(found[101].top_logprobs)], abs=1e-4)
+    assert len(found[101].top_logprobs) == 2 * len(expected.prompt_log_probs)
+    assert found[1].tokens == outcomes["plain"].answers[1].tokens
 
 
 def test_sequences_were_evicted_where_the_cache_is_small(outcomes: dict[str, Outcome]) -> None:

@@ -12,6 +12,7 @@ from trition_repo_gen.clients import llm
 from trition_repo_gen.rest import requests as rest
 from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.runtime.common.protocol import SequenceRequest
+from trition_repo_gen.runtime.stub import trtllm
 
 SOURCE = Path(trition_repo_gen.__file__).parent
 
@@ -53,7 +54,7 @@ def test_rest_has_a_field_for_every_parameter_that_it_does_not_translate() -> No
     ("name", "value", "sentence"),
     [
         ("top_k", -1, "top_k is -1; it has to be 0 or more, and at most 2147483647."),
-        ("max_length", 0, "max_length is 0; it has to be 1 or more, and at most 2147483647."),
+        ("max_length", -1, "max_length is -1; it has to be 0 or more, and at most 2147483647."),
         ("top_p", 1.5, "top_p is 1.5; it has to be between 0 and 1."),
         ("temperature", float("nan"), "temperature is nan; it has to be 0 or more."),
         ("repetition_penalty", 0.0, "repetition_penalty is 0.0; it has to be above 0."),
@@ -101,3 +102,28 @@ def test_only_the_table_spells_the_names_of_suffixes() -> None:
             text = path.read_text(encoding="utf-8")
             assert f'"{wire.STREAM_SUFFIX}"' not in text, path
             assert f'"{wire.BUSY_MARK}"' not in text, path
+
+
+@pytest.mark.parametrize(
+    ("data", "spelling"),
+    [
+        (b" hello", " hello"),
+        ("猫".encode(), "猫"),
+        (b"", ""),
+        (b"\xe7", r"bytes:\xe7"),
+        ("猫".encode()[:2] + b"a", r"bytes:\xe7\x8c\x61"),
+        (rb"bytes:\xe7", r"bytes:\x62\x79\x74\x65\x73\x3a\x5c\x78\x65\x37"),
+        (b"bytes:", "bytes:"),
+    ],
+)
+def test_a_tokens_spelling_tells_its_bytes(data: bytes, spelling: str) -> None:
+    assert wire.spell_bytes(data) == spelling
+    assert wire.bytes_of_spelling(spelling) == data
+
+
+def test_a_refusal_by_the_alias_names_its_tensors() -> None:
+    sentence = "min_length is 9; it has to be at most max_length, which is 8."
+    assert wire.rename_inputs(sentence, trtllm.NAMES) == (
+        "min_tokens is 9; it has to be at most max_tokens, which is 8.",
+        "min_tokens",
+    )

@@ -9,7 +9,7 @@ import pytest
 
 import trition_repo_gen
 from tests.unit.runtime.stub.conftest import CountedMetrics
-from trition_repo_gen.runtime.common.protocol import Answer, Done, Refused, SequenceRequest
+from trition_repo_gen.runtime.common.protocol import Answer, Done, PromptLimit, Refused, SequenceRequest
 from trition_repo_gen.runtime.common.settings import Settings
 from trition_repo_gen.runtime.stub.ranks import Ranks, RanksError
 from trition_repo_gen.runtime.stub.router import Outcome
@@ -64,7 +64,7 @@ def answering(tmp_path: Path, metrics: CountedMetrics) -> Iterator[Started]:
     started = Started(ANSWERS, tmp_path, metrics)
     try:
         limits = started.ranks.start()
-        assert (limits.slots, limits.max_prompt_bytes) == (4, 40)
+        assert (limits.slots, limits.prompt_limit) == (4, PromptLimit(max_bytes=40, max_tokens=10))
         yield started
     finally:
         started.ranks.stop()

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from trition_repo_gen.runtime.common.protocol import Answer, Done, Refused, SequenceRequest
+from trition_repo_gen.runtime.common.protocol import Answer, Done, PromptLimit, Refused, SequenceRequest
 from trition_repo_gen.runtime.stub.admission import Admission
 from trition_repo_gen.runtime.stub.event_loop import EventLoop
 from trition_repo_gen.runtime.stub.priority import Priorities
@@ -68,10 +68,10 @@ def test_a_remote_client_uses_the_ranks_of_the_stub_server_however_long_the_mode
     ranks = Echo()
     server = StubServer(name, 1, ranks, Priorities(levels=3, default=2), queue_timeout=60)  # type: ignore[arg-type]
     ranks.loop.start()
-    server.open(admission, 1000)
+    server.open(admission, PromptLimit(1000, 10))
     client = RemoteClient(name, 1, print)
     try:
-        assert client.start(timeout=60) == 1000
+        assert client.start(timeout=60) == PromptLimit(1000, 10)
         outcomes: queue.Queue[Outcome] = queue.Queue()
         texts: list[str] = []
         for prompt, priority in (("Hello", None), ("Bonjour", 3)):  # one slot: the second finds it given back
@@ -118,7 +118,7 @@ def test_nothing_is_lost_on_the_way_to_a_remote_client_that_reads_late(name: str
     ranks = Talker()
     server = StubServer(name, 1, ranks, Priorities(levels=1, default=1), queue_timeout=60)  # type: ignore[arg-type]
     ranks.loop.start()
-    server.open(admission, 1000)
+    server.open(admission, PromptLimit(1000, 10))
     client = RemoteClient(name, 1, print)
     texts: list[str] = []
     done = threading.Event()
@@ -144,7 +144,7 @@ def test_an_exception_in_a_callback_refuses_all_sequences_and_the_client_goes_on
     ranks = Echo()
     server = StubServer(name, 1, ranks, Priorities(levels=1, default=1), queue_timeout=60)  # type: ignore[arg-type]
     ranks.loop.start()
-    server.open(admission, 1000)
+    server.open(admission, PromptLimit(1000, 10))
     client = RemoteClient(name, 1, print)
     outcomes: queue.Queue[Outcome] = queue.Queue()
 

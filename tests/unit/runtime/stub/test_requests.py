@@ -4,8 +4,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trition_repo_gen.runtime.common.protocol import PromptLimit
 from trition_repo_gen.runtime.common.wire import BadRequestError
 from trition_repo_gen.runtime.stub.requests import read_sequences
+
+LIMIT = PromptLimit(max_bytes=100, max_tokens=20)
 
 BYTES, INT64, FP32, BOOL = np.object_, np.int64, np.float32, np.bool_
 
@@ -15,7 +18,7 @@ def column(dtype: Any, *values: Any) -> Any:
 
 
 def test_defaults_are_the_contract() -> None:
-    (sequence,) = read_sequences({"prompts": column(BYTES, b"Hi")}, 100)
+    (sequence,) = read_sequences({"prompts": column(BYTES, b"Hi")}, LIMIT)
 
     assert (sequence.prompt, sequence.max_length, sequence.top_k, sequence.top_p, sequence.temperature) == (
         "Hi",
@@ -44,7 +47,7 @@ def test_every_row_has_its_own_values() -> None:
             "use_greedy": column(BOOL, True, False),
             "stop_words": column(BYTES, b"[]", json.dumps(["\n"]).encode()),
         },
-        100,
+        LIMIT,
     )
 
     assert [(r.prompt, r.max_length, r.top_k, r.temperature, r.seed) for r in sequences] == [
@@ -55,7 +58,7 @@ def test_every_row_has_its_own_values() -> None:
 
 
 def test_rows_without_a_seed_differ() -> None:
-    first, second = read_sequences({"prompts": column(BYTES, b"a", b"a")}, 100)
+    first, second = read_sequences({"prompts": column(BYTES, b"a", b"a")}, LIMIT)
 
     assert first.seed != second.seed
 
@@ -68,9 +71,10 @@ def test_rows_without_a_seed_differ() -> None:
         (
             "prompts",
             column(BYTES, b"x" * 101),
-            "prompts has a text of 101 bytes; .* hold at most 100",
+            "The prompt has 101 bytes, .* maximum context length is 20 tokens .* at most 100 bytes",
         ),
-        ("max_length", column(INT64, 0), "max_length is 0; it has to be 1 or more"),
+        ("max_length", column(INT64, 0), "max_length is 0; it has to be 1 or more, or echo and compute_logprob"),
+        ("min_length", column(INT64, 257), "min_length is 257; it has to be at most max_length, which is 256"),
         ("max_length", column(INT64, -5), "max_length is -5"),
         ("max_length", column(INT64, 2**40), "max_length is 1099511627776"),
         ("top_k", column(INT64, -1), "top_k is -1; it has to be 0 or more"),
@@ -92,9 +96,18 @@ def test_rows_without_a_seed_differ() -> None:
 )
 def test_nonsense_is_refused_by_name(name: str, tensor: Any, sentence: str) -> None:
     with pytest.raises(BadRequestError, match=sentence):
-        read_sequences({"prompts": column(BYTES, b"Hi"), name: tensor}, 100)
+        read_sequences({"prompts": column(BYTES, b"Hi"), name: tensor}, LIMIT)
 
 
 def test_a_request_without_prompts_is_the_clients_mistake() -> None:
     with pytest.raises(BadRequestError, match="prompts is missing"):
-        read_sequences({"max_length": column(INT64, 1)}, 100)
+        read_sequences({"max_length": column(INT64, 1)}, LIMIT)
+
+
+def test_no_new_tokens_are_for_the_log_probabilities_of_the_prompt() -> None:
+    wanted = {"prompts": column(BYTES, b"a"), "max_length": column(INT64, 0), "echo": column(BOOL, True)}
+    for name, value in (("compute_logprob", column(BOOL, True)), ("n_top_logprobs", column(INT64, 3))):
+        (sequence,) = read_sequences(wanted | {name: value}, LIMIT)
+        assert sequence.max_length == 0
+    with pytest.raises(BadRequestError, match="max_length is 0"):
+        read_sequences(wanted, LIMIT)

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trition_repo_gen.runtime.common.protocol import Answer, Done, SequenceRequest
+from trition_repo_gen.runtime.common.protocol import Answer, Done, PromptLimit, SequenceRequest
 from trition_repo_gen.runtime.common.wire import BadRequestError
 from trition_repo_gen.runtime.stub.requests import read_sequences
 from trition_repo_gen.runtime.stub.trtllm import last_response, native_inputs, wants_stream
@@ -18,7 +18,7 @@ def one(value: Any, dtype: Any) -> Any:
 
 
 def sequence(**tensors: Any) -> SequenceRequest:
-    (read,) = read_sequences(native_inputs(TEXT | tensors), 100)
+    (read,) = read_sequences(native_inputs(TEXT | tensors), PromptLimit(100, 20))
     return read
 
 

@@ -99,7 +99,8 @@ def end_ids(sequence: SequenceRequest, eos_ids: Sequence[int]) -> list[int]:
         sequence: one that may have ends of its own.
         eos_ids: the model's, the tokenizer's own first; they come first in the result as well.
     """
-    return [*eos_ids, *(id_ for id_ in sequence.stop_token_ids if id_ not in eos_ids)]
+    ends = () if sequence.ignore_eos else eos_ids
+    return [*ends, *(id_ for id_ in sequence.stop_token_ids if id_ not in ends)]
 
 
 async def warm_up(engine: Engine, max_sequence_length: int) -> None:
@@ -129,10 +130,12 @@ def why_impossible(
     """
     limit = max_sequence_length
     prompt_tokens = len(tokens)
-    if prompt_tokens >= limit:
-        return f"The prompt has {prompt_tokens} tokens, but this model takes {limit} with the answer; shorten it."
+    if prompt_tokens + min(1, sequence.max_length) > limit:
+        limits = f"this model's {wire.context_length(limit)} with the answer"
+        return f"The prompt has {prompt_tokens} tokens, but {limits}; shorten it."
     if sequence.max_length > limit:
-        return f"max_length is {sequence.max_length}; this model's sequences have at most {limit} tokens."
+        limits = f"{wire.context_length(limit)}: prompt and answer have at most {limit} tokens"
+        return f"max_length is {sequence.max_length}, but this model's {limits}."
     if sequence.top_logprobs > vocab_size:
         return f"n_top_logprobs is {sequence.top_logprobs}; the vocabulary has {vocab_size} tokens."
     for tensor in _TOKEN_INPUTS:
@@ -142,5 +145,7 @@ def why_impossible(
         # A tokenizer may have more tokens than the model: Gemma 3's has one for images, which its text models lack.
         return f"The prompt has the token {strange}, which this model does not know; it knows {vocab_size}."
     if min(prompt_tokens + sequence.max_length, limit) > room:
-        return f"Prompt and answer need room for {prompt_tokens + sequence.max_length} tokens; the KV cache has {room}."
+        needed = prompt_tokens + sequence.max_length
+        limits = f"the KV cache has {room}: the {wire.context_length(room)}"
+        return f"Prompt and answer need room for {needed} tokens; {limits}."
     return None
