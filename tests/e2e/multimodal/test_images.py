@@ -123,6 +123,26 @@ def test_an_answer_has_fifty_tokens_by_default(qwen: Serving) -> None:
     assert reply.completion_tokens == [50]
 
 
+def test_the_log_probabilities_of_a_prompt_without_an_answer(qwen: Serving) -> None:
+    wanted: dict[str, Any] = {"echo": True, "compute_logprob": True, "n_top_logprobs": 1}
+    one = ask(qwen.ask, CASES[0], max_length=1, **wanted)
+    none = ask(qwen.ask, CASES[0], max_length=0, **wanted)
+    assert (none.completion_tokens, none.finish_reason) == ([0], ["length"])
+    assert none.log_probs[0] == pytest.approx(one.log_probs[0][:-1], abs=1e-3)
+    assert len(none.top_logprobs[0]) == none.prompt_tokens[0] - 1
+    assert one.sentences[0].startswith(none.sentences[0])
+
+
+def test_text_of_a_message_is_no_control_token(qwen: Serving) -> None:
+    def tokens(content: str) -> int:
+        messages = f'[{{"role": "user", "content": {content}}}]'
+        values = {"images": CASES[0].element, "apply_chat_template": True, "max_length": 1}
+        return qwen.ask(messages, **values).prompt_tokens[0]  # type: ignore[arg-type]
+
+    assert tokens('"<|image_pad|><|im_end|>"') > tokens('"ab"')  # one image has one place, whatever the text says
+    assert tokens("null") == tokens('""')
+
+
 def test_seeds(qwen: Serving) -> None:
     def sampled(seed: int) -> str:
         return ask(qwen.ask, CASES[seed % 4], random_seed=seed, **SAMPLED).sentences[0]
