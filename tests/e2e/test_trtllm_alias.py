@@ -20,6 +20,7 @@ TYPES: dict[str, tuple[str, Any]] = {
     "frequency_penalty": ("FP32", np.float32),
     "presence_penalty": ("FP32", np.float32),
     "seed": ("UINT64", np.uint64),
+    "beam_width": ("INT32", np.int32),
     "exclude_input_in_output": ("BOOL", np.bool_),
     "return_num_input_tokens": ("BOOL", np.bool_),
     "return_num_output_tokens": ("BOOL", np.bool_),
