@@ -1,23 +1,23 @@
-"""Log-probabilities in OpenAI's two shapes."""
+"""Writes log-probabilities in OpenAI's two shapes."""
 
 from typing import Any
 
 from .answers import Finish
 
 _IMPOSSIBLE = -9999.0
-"""OpenAI's log-probability of what has none: JSON knows no infinity."""
+"""OpenAI's value for minus infinity, which JSON cannot express."""
 
 
 def completion_logprobs(text: str, ending: Finish) -> dict[str, Any] | None:
-    """Return the `logprobs` of a choice of `/v1/completions`, or None where none were asked for.
+    """Return the `logprobs` of a choice of `/v1/completions`, or None if they were not requested.
 
     Args:
         text: the whole answer, into which `text_offset` points; with `echo` it begins with the prompt.
-        ending: what came with it.
+        ending: the result of the sequence.
     """
     if ending.log_probs is None or ending.tokens is None:
         return None
-    unknown = len(ending.tokens) - len(ending.log_probs)  # an echoed prompt's first token has none
+    unknown = len(ending.tokens) - len(ending.log_probs)  # the first token of an echoed prompt has none
     top = ending.top_logprobs
     return {
         "tokens": ending.tokens,
@@ -30,7 +30,7 @@ def completion_logprobs(text: str, ending: Finish) -> dict[str, Any] | None:
 
 
 def chat_logprobs(ending: Finish) -> dict[str, Any] | None:
-    """Return the `logprobs` of a choice of `/v1/chat/completions`, or None where none were asked for."""
+    """Return the `logprobs` of a choice of `/v1/chat/completions`, or None if they were not requested."""
     if ending.log_probs is None or ending.tokens is None:
         return None
     tops = ending.top_logprobs or [{} for _ in ending.tokens]
@@ -42,8 +42,8 @@ def chat_logprobs(ending: Finish) -> dict[str, Any] | None:
 
 
 def _token(token: str, log_prob: float) -> dict[str, Any]:
-    # A token that is part of a character is spelt as the vocabulary does, in signs that are not its bytes; only of
-    # ASCII is it certain that it means itself. OpenAI: "Can be null if there is no bytes representation".
+    # A token that is part of a character is spelt in the vocabulary's own alphabet, not in its bytes. Only an ASCII
+    # spelling is certain to be the bytes. OpenAI: "Can be null if there is no bytes representation".
     return {"token": token, "logprob": _finite(log_prob), "bytes": list(token.encode()) if token.isascii() else None}
 
 
@@ -58,8 +58,8 @@ def _finite(log_prob: float) -> float:
 def _offsets(text: str, tokens: list[str]) -> list[int]:
     """Return where each token begins in the text, in characters.
 
-    Special tokens and parts of characters do not stand in the text as they are spelt: they begin where the last one
-    that does has ended.
+    Special tokens and parts of characters do not occur in the text as they are spelt; each gets the end of the last
+    token that does.
     """
     offsets = []
     end = 0
