@@ -128,7 +128,7 @@ def generate(serving: Serving, model: str, body: dict[str, Any]) -> tuple[int, A
         with urlopen(request) as response:
             return response.status, json.loads(response.readline().removeprefix(b"data: "))
     except HTTPError as error:
-        return error.code, json.load(error)
+        return error.code, json.loads(error.read().strip().removeprefix(b"data:"))
 
 
 GENERATE = ("llama/generate", "llama_stream/generate_stream")
@@ -195,9 +195,12 @@ def test_an_image_for_a_text_model(llama: Serving, tmp_path: Path, flags: list[s
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     url = str(llama.server.grpc_url if "--grpc" in flags else llama.http)
     code, out, error = query("-u", url, "-mn", "llama", "--image", str(tmp_path / "a.png"), *flags)
-    sentences = ("takes no images; leave them out", "This model has no input 'images'; leave it out")
-    assert (code, out, len(error.splitlines())) == (2, "", 1)
-    assert any(sentence in error for sentence in sentences), error
+    assert (code, out) == (2, "")
+    # The stub refuses what generate_stream takes for a parameter; Triton refuses the others.
+    assert error in (
+        "trgen: The model 'llama' takes no images; leave them out, or name a multimodal model.\n",
+        "trgen: The server refused the request: This model has no input 'images'; leave it out.\n",
+    )
 
 
 def test_the_ports_of_the_rest_service_and_of_the_other_protocols(llama: Serving) -> None:

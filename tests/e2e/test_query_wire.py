@@ -307,6 +307,7 @@ def test_another_port(server: Server, scheme: str, port: str, sentence: str) -> 
         pytest.raises(QueryError, match=f"^What listens at {where} {sentence}") as caught,
     ):
         client.wait_ready(3600)
+        client.infer(["a"])
     assert not isinstance(caught.value, ServerFailedError)
 
 

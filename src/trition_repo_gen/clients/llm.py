@@ -14,7 +14,7 @@ from trition_repo_gen.runtime.common import wire
 
 from . import images
 from .address import parse_url
-from .errors import ServerFailedError
+from .errors import RequestTooSlowError, ServerFailedError
 from .streaming import Response
 from .text import decode, utf8
 from .triton import TritonModel, column
@@ -145,10 +145,8 @@ class LLMClient:
                     if "finish_reason" in response:
                         yield _last(response, text)
                         return
-            except ServerFailedError:
-                raise
-            except QueryError:
-                if text or self._model.server_has(streaming):
+            except QueryError as error:
+                if text or isinstance(error, RequestTooSlowError) or self._model.server_has(streaming):
                     raise
                 raise QueryError(
                     f"The model {name!r} has no streaming model at {self._model.address}: build it without "

@@ -37,10 +37,7 @@ def over_http(address: ServerAddress, model: str, inputs: Mapping[str, Any], tim
         connection.request("POST", f"/v2/models/{model}/generate_stream", json.dumps(inputs).encode())
         response = connection.getresponse()
         if response.status != http.client.OK:
-            text = response.read().decode(errors="replace")
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                raise from_triton(str(response.status), json.loads(text)["error"])
-            raise from_triton(str(response.status), text)
+            raise from_triton(str(response.status), _error(response.read()))
         for line in response:
             if not line.startswith(_EVENT):
                 continue
@@ -68,7 +65,10 @@ def over_grpc(address: ServerAddress, model: str, tensors: list[Any], timeout: f
         address.netloc, ssl=address.encrypted, channel_args=grpc_options(address.host)
     )
     try:
-        connection.start_stream(lambda result, error: answers.put(error or result))
+        # Without the header, Triton reports errors as text without a code.
+        connection.start_stream(
+            lambda result, error: answers.put(error or result), headers={"triton_grpc_error": "true"}
+        )
         with contextlib.suppress(InferenceServerException):  # a stream that failed reports the reason as an answer
             connection.async_stream_infer(model, tensors, enable_empty_final_response=True)
         while True:
@@ -88,6 +88,15 @@ def over_grpc(address: ServerAddress, model: str, tensors: list[Any], timeout: f
     finally:
         connection.stop_stream(cancel_requests=True)
         connection.close()
+
+
+def _error(body: bytes) -> Any:
+    """Return the error of a response that is not 200; Triton writes it as an event once the model has refused."""
+    text = body.strip().removeprefix(_EVENT)
+    try:
+        return json.loads(text)["error"]
+    except (ValueError, KeyError, TypeError):
+        return text.decode(errors="replace")
 
 
 def _plain(array: NDArray[Any]) -> Any:

@@ -30,6 +30,7 @@ _MOST_SECONDS = 10**9
 _LOOK_SECONDS = 2.0
 _STREAMING_KINDS = {wire.STREAM_SUFFIX: "streaming model", wire.TRTLLM_SUFFIX: "TensorRT-LLM-shaped alias"}
 _DECOUPLED = "decoupled transaction policy"
+_METHOD = "Method Not Allowed"
 _UNEXPECTED_INPUT = re.compile(r"unexpected inference input '(?P<name>[^']*)'")
 _DATATYPES = {"O": "BYTES", "i": "INT64", "f": "FP32", "b": "BOOL"}
 """Triton's datatypes by the kind of dtype; this package creates object, int64, float32 and bool arrays only."""
@@ -131,11 +132,15 @@ class TritonModel:
         Raises:
             as `infer`.
         """
-        if self.address.grpc:
-            return streaming.over_grpc(self.address, self.name, self._tensors(inputs), self._timeout)
-        values = {name: array[0, 0] for name, array in inputs.items()}
-        plain = {name: v.decode() if isinstance(v, bytes) else v.item() for name, v in values.items()}
-        return streaming.over_http(self.address, self.name, plain, self._timeout)
+        try:
+            if self.address.grpc:
+                yield from streaming.over_grpc(self.address, self.name, self._tensors(inputs), self._timeout)
+            else:
+                values = {name: array[0, 0] for name, array in inputs.items()}
+                plain = {name: v.decode() if isinstance(v, bytes) else v.item() for name, v in values.items()}
+                yield from streaming.over_http(self.address, self.name, plain, self._timeout)
+        except QueryError as error:
+            raise self._explained(error) from None
 
     def _tensors(self, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
         tensors = []
@@ -154,13 +159,13 @@ class TritonModel:
         """Return the error with advice where Triton's own message has none."""
         if _DECOUPLED in str(error):
             return QueryError(_streaming_only(self.name))
+        if _METHOD in str(error) and (sentence := wrong_port(self.address, _LOOK_SECONDS)) is not None:
+            return QueryError(sentence)  # Triton's port for metrics reports every model as ready
         if match := _UNEXPECTED_INPUT.search(str(error)):
-            name = match["name"]
+            name, model = match["name"], self.name.removesuffix(wire.STREAM_SUFFIX)
             if name == wire.IMAGES.name:
-                return QueryError(
-                    f"The model {self.name!r} takes no images; leave them out, or name a multimodal model."
-                )
-            return QueryError(f"The model {self.name!r} has no input {name!r}; it was not written by this trgen.")
+                return QueryError(f"The model {model!r} takes no images; leave them out, or name a multimodal model.")
+            return QueryError(f"The model {model!r} has no input {name!r}; it was not written by this trgen.")
         return error
 
     def _check_port(self) -> None:
