@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import tritonclient.grpc
 
+from tests.e2e.resting import rest_service
 from tests.e2e.serving import PROMPTS, Serving
 from trition_repo_gen.clients import NemoQueryLLMPyTorch
 
@@ -116,3 +119,95 @@ def test_trgen_query(llama: Serving) -> None:
 
     assert plain.stdout.strip() == expected.strip()
     assert expected.strip() in json.dumps(json.loads(document.stdout), ensure_ascii=False)
+
+
+def generate(serving: Serving, model: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """Return status and document, of a stream its first event."""
+    request = Request(f"http://{serving.http}/v2/models/{model}", json.dumps(body).encode())
+    try:
+        with urlopen(request) as response:
+            return response.status, json.loads(response.readline().removeprefix(b"data: "))
+    except HTTPError as error:
+        return error.code, json.loads(error.read().strip().removeprefix(b"data:"))
+
+
+GENERATE = ("llama/generate", "llama_stream/generate_stream")
+
+
+@pytest.mark.parametrize("path", GENERATE)
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"max_tokens": 3}, "There is no parameter 'max_tokens'; write 'max_length'."),
+        ({"temprature": 0.5}, "There is no parameter 'temprature'; write 'temperature'."),
+        ({"stop": "x"}, "There is no parameter 'stop'; write 'stop_words'."),
+        ({"parameters": {"max_tokens": 3}}, "There is no parameter 'max_tokens'; write 'max_length'."),
+        ({"images": "AA=="}, "This model has no input 'images'; leave it out."),
+    ],
+)
+def test_generate_refuses_what_nothing_reads(llama: Serving, path: str, body: dict[str, Any], sentence: str) -> None:
+    status, answer = generate(llama, path, {"prompts": BANANA} | body)
+    assert (status, answer["error"]) == (400, sentence)
+
+
+def test_the_alias_refuses_what_nothing_reads(llama: Serving) -> None:
+    body = {"text_input": BANANA, "max_length": 3}
+    status, answer = generate(llama, "llama_trtllm/generate_stream", body)
+    assert (status, answer["error"]) == (400, "There is no parameter 'max_length'; write 'max_tokens'.")
+
+
+@pytest.mark.parametrize("path", GENERATE)
+@pytest.mark.parametrize("words", [["ten, eleven"], ["never said", "ten, eleven"], '["ten, eleven"]', "ten, eleven"])
+def test_stop_words_in_generate(llama: Serving, path: str, words: Any) -> None:
+    body = {"prompts": "Count from one to fifty.", "max_length": 600, "id": "7", "queue_priority": 1}
+    pieces = generate(llama, path, body | {"stop_words": words})
+    assert pieces[0] == 200
+    if path == GENERATE[0]:
+        assert pieces[1]["sentences"].endswith("nine, ")
+        assert pieces[1]["finish_reason"] == "stop"
+        assert generate(llama, path, body | {"stop_words": []})[1]["sentences"].startswith(pieces[1]["sentences"] + "t")
+
+
+def query(*arguments: str) -> tuple[int, str, str]:
+    command = [str(Path(sys.executable).with_name("trgen")), "query", "-p", BANANA, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("grpc", [False, True])
+def test_the_streaming_models_name(llama: Serving, grpc: bool) -> None:
+    url = f"grpc://{llama.server.grpc_url}" if grpc else llama.http
+    told = (
+        "trgen: 'llama_stream' is the streaming model of 'llama'; name 'llama', and for text as it grows write --stream"
+    )
+    code, out, error = query("-u", url, "-mn", "llama_stream")
+    assert (code, out, error) == (2, "", f"{told} (in Python, call stream).\n")
+    assert query("-u", url, "-mn", "llama_stream", "--stream") == (0, " Yellow.\n", "")
+    assert query("-u", url, "-mn", "llama", "--stream") == (0, " Yellow.\n", "")
+    code, _, error = query("-u", url, "-mn", "llama_trtllm")
+    assert (code, "'llama_trtllm' is the TensorRT-LLM-shaped alias of 'llama'; name 'llama'" in error) == (2, True)
+    code, _, error = query("-u", url, "-mn", "llama_trtllm", "--stream")
+    assert (code, "The model 'llama_trtllm' has no streaming model" in error) == (2, True)
+
+
+@pytest.mark.parametrize("flags", [[], ["--grpc"], ["--stream"], ["--stream", "--grpc"]])
+def test_an_image_for_a_text_model(llama: Serving, tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    url = str(llama.server.grpc_url if "--grpc" in flags else llama.http)
+    code, out, error = query("-u", url, "-mn", "llama", "--image", str(tmp_path / "a.png"), *flags)
+    assert (code, out) == (2, "")
+    # The stub refuses what generate_stream takes for a parameter; Triton refuses the others.
+    assert error in (
+        "trgen: The model 'llama' takes no images; leave them out, or name a multimodal model.\n",
+        "trgen: The server refused the request: This model has no input 'images'; leave it out.\n",
+    )
+
+
+def test_the_ports_of_the_rest_service_and_of_the_other_protocols(llama: Serving) -> None:
+    with rest_service(llama.server.grpc_url) as rest:
+        wrong = [[rest], [rest, "--stream"], [str(llama.server.grpc_url)], [str(llama.server.metrics_url)]]
+        wrong.append([llama.http, "--grpc"])
+        for url, *flags in wrong:
+            code, out, error = query("-u", url, "-mn", "llama", *flags)
+            assert (code, out, len(error.splitlines())) == (2, "", 1)
+            assert error.startswith("trgen: What listens at 127.0.0.1:")

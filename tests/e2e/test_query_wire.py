@@ -290,12 +290,25 @@ def test_nobody_there(scheme: str) -> None:
         client.wait_ready(0.2)
 
 
-@pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_the_other_protocols_port(server: Server, scheme: str) -> None:
-    url = f"{scheme}://{server.grpc_url if scheme == 'http' else server.http_url}"
-    expected = f"for a Triton server at {url} to answer"
-    with LLMClient(url, "echo") as client, pytest.raises(ServerFailedError, match=expected):
-        client.wait_ready(0.2)
+@pytest.mark.parametrize(
+    ("scheme", "port", "sentence"),
+    [
+        ("http", "grpc", "speaks gRPC; write grpc://"),
+        ("grpc", "http", "is Triton's HTTP endpoint; write http://"),
+        ("http", "metrics", r"are Triton's metrics\. Triton's own ports are 8000 for HTTP and 8001 for gRPC"),
+        ("grpc", "metrics", "are Triton's metrics"),
+        ("https", "http", "speaks no TLS; write http://"),
+    ],
+)
+def test_another_port(server: Server, scheme: str, port: str, sentence: str) -> None:
+    where = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url}[port]
+    with (
+        LLMClient(f"{scheme}://{where}", "echo") as client,
+        pytest.raises(QueryError, match=f"^What listens at {where} {sentence}") as caught,
+    ):
+        client.wait_ready(3600)
+        client.infer(["a"])
+    assert not isinstance(caught.value, ServerFailedError)
 
 
 def test_somebody_silent_there() -> None:
@@ -408,7 +421,16 @@ def test_the_command_says_what_it_waited_for() -> None:
     assert done.stderr.startswith(f"trgen: Waited 0.2 s for a Triton server at http://127.0.0.1:{port} to answer (")
 
 
-def test_the_command_says_what_only_json_shows(server: Server) -> None:
-    done = trgen("-u", str(server.http_url), "-mn", "echo", "-p", "a", "-clp")
-    assert done.returncode == 0
-    assert done.stderr == "note: --compute-logprob: only --json shows them.\n"
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["-clp"], "Only --json shows what --compute-logprob asks for; add it, or leave it out."),
+        (
+            ["-clp", "--n-top-logprobs", "2"],
+            "Only --json shows what --compute-logprob and --n-top-logprobs ask for; add it, or leave them out.",
+        ),
+    ],
+)
+def test_the_command_prints_no_answer_without_what_was_asked_for(flags: list[str], sentence: str) -> None:
+    done = trgen("-u", "127.0.0.1:1", "-mn", "echo", "-p", "a", *flags)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"trgen: {sentence}\n")

@@ -178,7 +178,7 @@ NONSENSE: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "negative top_k": (BANANA, {"top_k": -2}, "top_k is -2"),
     "more top tokens than the vocabulary": (BANANA, {"n_top_logprobs": 100_000}, "n_top_logprobs is 100000"),
     "penalty of nothing": (BANANA, {"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
-    "stop words that are no list": (BANANA, {"stop_words": b"END"}, "stop_words has to be a JSON list"),
+    "stop words that are no list": (BANANA, {"stop_words": b'"END"'}, "stop_words has to be a JSON list"),
     "half a character as stop word": (BANANA, {"stop_words": b'["\\ud800"]'}, "stop_words has to be a JSON list"),
     "endless nesting": (BANANA, {"stop_words": b"[" * 100_000}, "stop_words has to be a JSON list"),
     "messages that are none": (BANANA, {"apply_chat_template": True}, "JSON list of messages"),

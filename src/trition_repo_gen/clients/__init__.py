@@ -1,4 +1,4 @@
-"""Query classes over tritonclient; they know only the wire.
+"""Query classes over tritonclient, which depend on the wire only.
 
 from trition_repo_gen.clients import LLMClient, NemoQueryLLMPyTorch
 

@@ -1,4 +1,4 @@
-"""Where a server is: what users write as a URL."""
+"""Reads the URL of a server."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +20,7 @@ _FORM = "write HOST, HOST:PORT, http://HOST:PORT or grpc://HOST:PORT"
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """A host, a port, and what is spoken there."""
+    """A host, a port and a protocol."""
 
     protocol: Protocol
     host: str
@@ -33,12 +33,12 @@ class ServerAddress:
 
     @property
     def encrypted(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether the protocol uses TLS."""
         return self.protocol.endswith("s")
 
     @property
     def grpc(self) -> bool:
-        """Whether gRPC is spoken."""
+        """Whether the protocol is gRPC."""
         return self.protocol.startswith("grpc")
 
     def __str__(self) -> str:
@@ -48,16 +48,16 @@ class ServerAddress:
 def parse_url(url: str) -> ServerAddress:
     """Read `host`, `host:port` or either after `http://`, `https://`, `grpc://` or `grpcs://`.
 
-    Without a scheme it is HTTP; without a port, 8000 for HTTP and 8001 for gRPC. A wildcard address such as 0.0.0.0,
-    which a server may be bound to, means this machine.
+    The default protocol is HTTP, the default port 8000 for HTTP and 8001 for gRPC. A wildcard address such as 0.0.0.0,
+    to which a server may be bound, means this machine.
 
     Raises:
-        QueryError: it is none of these.
+        QueryError: the URL has another form.
     """
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         scheme, host, port = parts.scheme, parts.hostname, parts.port
-        (host or "").encode("idna")  # as a socket will; it refuses empty and long names between dots
+        (host or "").encode("idna")  # as a socket does; it refuses empty and too long labels
     except ValueError as error:
         raise QueryError(f"The URL {url!r} cannot be read ({error}); {_FORM}.") from None
     protocol = next((known for known in _DEFAULT_PORTS if known == scheme), None)

@@ -1,6 +1,8 @@
-"""What can go wrong between a client and the server."""
+"""Defines the errors of a query and translates Triton's errors into them."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from trition_repo_gen.errors import QueryError
 
@@ -10,20 +12,23 @@ _USERS_GRPC = ("INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED", "OUT_OF_RANGE",
 
 
 class ServerFailedError(QueryError):
-    """The server is not there, took too long, or failed; the request itself may be good."""
+    """The server is unreachable, too slow, or failed; the request itself may be valid."""
 
 
 class RequestTooSlowError(ServerFailedError):
-    """No answer came in time."""
+    """The server did not answer in time."""
 
 
-def from_triton(status: str | None, message: str) -> QueryError:
-    """Return the error for what Triton answered.
+def from_triton(status: str | None, message: Any) -> QueryError:
+    """Return the error for an error response.
 
     Args:
-        status: an HTTP status code, or a gRPC one such as `StatusCode.INTERNAL`; None when none came.
-        message: Triton's sentence.
+        status: an HTTP status code, or a gRPC one such as `StatusCode.INTERNAL`; None if there was none.
+        message: Triton's sentence; another server may have sent anything, OpenAI's kind an object with a `message`.
     """
+    if isinstance(message, Mapping):
+        message = message.get("message")
+    message = "" if message is None else str(message)
     text = _REQUEST_ID.sub("", " ".join(message.split()), count=1)
     status = (status or "").removeprefix("StatusCode.")
     if status == "DEADLINE_EXCEEDED":

@@ -1,7 +1,7 @@
-"""What a caller has of a image becomes what the wire takes: base64 of its file, with a `data:` prefix.
+"""Encodes images for the wire: base64 of an image file, with a `data:` prefix.
 
-Files and URLs are read here, on the caller's side: servers open no file, and fetch no URL unless their operator says
-so. Pillow's images are taken if there are any; Pillow is not imported.
+Files and URLs are read here, by the client: servers open no files, and fetch only URLs that their operator allows.
+Pillow images are accepted without importing Pillow.
 """
 
 import base64
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from trition_repo_gen.errors import QueryError
 from trition_repo_gen.paths import expanded
 
+from . import proxies
 from .text import utf8
 from .triton import column
 
 Image = Any
-"""A image: Pillow's `Image`, a path, an http(s) URL, the bytes of a file, base64 or a `data:` URI."""
+"""An image: Pillow's `Image`, a path, an http(s) URL, the bytes of a file, base64 or a `data:` URI."""
 Images = Sequence[Image | Sequence[Image] | None]
-"""For each prompt its image, its images, or none."""
+"""For each prompt an image, a list of images, or None."""
 
 _PREFIX = "data:image;base64,"
 _SECONDS = 30.0
@@ -38,7 +39,7 @@ def tensor(images: Any, sequences: int) -> NDArray[np.object_]:
     """Return the tensor `images`, BYTES (sequences, 1).
 
     Raises:
-        QueryError: there is not one element for each sequence, or a image cannot be read.
+        QueryError: the number of elements is not that of sequences, or an image cannot be read.
     """
     if isinstance(images, str | bytes | Path) or not isinstance(images, Sequence):
         raise QueryError("images has to be a list: for each prompt its image, a list of its images, or None.")
@@ -48,10 +49,10 @@ def tensor(images: Any, sequences: int) -> NDArray[np.object_]:
 
 
 def encode(image: Image) -> str:
-    """Return a image as the wire takes it.
+    """Return an image as the wire encodes it.
 
     Raises:
-        QueryError: it cannot be read, or is none.
+        QueryError: it cannot be read, or is not an image.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return _PREFIX + base64.b64encode(image).decode()
@@ -83,7 +84,7 @@ def _encode_text(text: str) -> str:
 
 
 def _is_base64(text: str) -> bool:
-    """Whether a text is a image already. A path of that length would be an odd one."""
+    """Whether a text is an encoded image; a shorter text is taken for a path."""
     if len(text) < _SHORTEST_BASE64:
         return False
     try:
@@ -104,7 +105,7 @@ def _read(path: Path) -> bytes:
 def _fetch(url: str) -> bytes:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "trgen", "Accept": "image/*"})
-        with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+        with proxies.opener().open(request, timeout=_SECONDS) as response:
             data: bytes = response.read(_MOST_BYTES + 1)
     except urllib.error.HTTPError as error:
         raise QueryError(f"The image {url!r} cannot be fetched: its host answered {error.code}.") from None

@@ -1,4 +1,4 @@
-"""A client of a model: prompts, images and per-sequence parameters in, typed answers out."""
+"""A client for one model with typed answers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,8 @@ from trition_repo_gen.runtime.common import wire
 
 from . import images
 from .address import parse_url
-from .errors import ServerFailedError
+from .errors import RequestTooSlowError, ServerFailedError
+from .streaming import Response
 from .text import decode, utf8
 from .triton import TritonModel, column
 
@@ -36,21 +37,21 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     log_probs: tuple[float, ...] | None = None
-    """Natural logarithms, one a token; None when no sequence asked for them, here and below."""
+    """Natural logarithms, one per token; None if no sequence requested them, here and below."""
     top_logprobs: list[dict[str, float]] | None = None
     """For each token, the most likely tokens and their logarithms."""
 
 
 class LLMClient:
-    """A connection to one model, a language model or one that takes images as well. For one thread at a time.
+    """A connection to one language or multimodal model; not thread-safe.
 
     Args:
         url: see `parse_url`.
         model_name: the model's name in Triton.
-        timeout: seconds that an answer may take.
+        timeout: seconds to wait for an answer.
 
     Raises:
-        QueryError: the URL cannot be read, the name is not valid Unicode, or the timeout is no number of seconds.
+        QueryError: the URL cannot be read, the name is not valid Unicode, or the timeout is not a valid duration.
     """
 
     def __init__(self, url: str, model_name: str, *, timeout: float = 600.0) -> None:
@@ -73,8 +74,9 @@ class LLMClient:
         """Wait until the server and the model answer.
 
         Raises:
-            QueryError: the server has no such model, `seconds` is no number of seconds, or time ran out; the text says
-                what was waited for.
+            QueryError: the server has no such model, something else listens at the address, or `seconds` is not a
+                valid duration.
+            ServerFailedError: the time is over; the text says what did not answer.
         """
         self._model.wait_ready(seconds)
 
@@ -82,13 +84,13 @@ class LLMClient:
         """Send one request and return one answer per prompt, in order.
 
         Args:
-            prompts: N texts; with `apply_chat_template` conversations, as lists of messages or as their JSON.
+            prompts: N texts; with `apply_chat_template` N conversations, as lists of messages or as JSON.
             parameters: any input of `wire.INPUTS` by its name: one value for all sequences, or a list of N.
                 `images`, of multimodal models: a list with each prompt's image, list of images, or None; an image is a
                 Pillow image, a path, a URL (fetched here), or the bytes of a file. None leaves the server's default.
 
         Raises:
-            QueryError: a parameter is unknown or unfit, or the server refused the request.
+            QueryError: a parameter is unknown or invalid, or the server refused the request.
             ServerFailedError: the server failed, or did not answer in time.
         """
         wanted = ["sentences", "finish_reason", "prompt_tokens", "completion_tokens"]
@@ -117,7 +119,7 @@ class LLMClient:
         ]
 
     def stream(self, prompt: Prompt, **parameters: Any) -> Iterator[str | Completion]:
-        """Send one prompt to the model's streaming model; yield text as it comes, and the whole answer at the end.
+        """Send one prompt to the streaming model; yield text as it arrives, then the whole answer.
 
         Closing the iterator cancels the request.
 
@@ -128,38 +130,40 @@ class LLMClient:
         Raises:
             as `infer`.
         """
-        twin = TritonModel(self._model.address, f"{self._model.name}{wire.STREAM_SUFFIX}", self._timeout)
+        inputs = _inputs([prompt], parameters)
+        name, streaming = self._model.name, f"{self._model.name}{wire.STREAM_SUFFIX}"
+        if name.endswith(wire.STREAM_SUFFIX) and not self._model.server_has(streaming):
+            streaming = name  # the name is that of a streaming model already
         text = ""
-        with twin:
-            for response in twin.stream(_inputs([prompt], parameters)):
-                piece = response.get("sentences", "")
-                text += piece
-                if piece:
-                    yield piece
-                if "finish_reason" in response:
-                    log_probs = response.get("log_probs")
-                    top = response.get("top_logprobs")
-                    yield Completion(
-                        text=text,
-                        finish_reason=response["finish_reason"],
-                        prompt_tokens=int(response["prompt_tokens"]),
-                        completion_tokens=int(response["completion_tokens"]),
-                        log_probs=None if log_probs is None else tuple(np.ravel(log_probs).tolist()),
-                        top_logprobs=None if top is None else json.loads(top),
-                    )
-                    return
+        with TritonModel(self._model.address, streaming, self._timeout) as model:
+            try:
+                for response in model.stream(inputs):
+                    piece = response.get("sentences", "")
+                    text += piece
+                    if piece:
+                        yield piece
+                    if "finish_reason" in response:
+                        yield _last(response, text)
+                        return
+            except QueryError as error:
+                if text or isinstance(error, RequestTooSlowError) or self._model.server_has(streaming):
+                    raise
+                raise QueryError(
+                    f"The model {name!r} has no streaming model at {self._model.address}: build it without "
+                    "--no-stream, or ask without --stream (in Python, call infer)."
+                ) from None
         raise ServerFailedError("The server's stream ended before the answer did.")
 
     def infer_arrays(
         self, prompts: Sequence[Prompt], outputs: Sequence[str], *, with_lengths: bool = False, **parameters: Any
     ) -> dict[str, NDArray[Any]]:
-        """Send one request and return its outputs as they are on the wire, the batch's dimension first.
+        """Send one request and return its output tensors, batch dimension first.
 
         Args:
             prompts: as for `infer`.
             outputs: names of outputs. `log_probs` FP32 (N, L), padded with 0, and `top_logprobs` BYTES (N, 1), JSON,
-                are added where the parameters ask for them.
-            with_lengths: whether `log_probs_lengths` INT64 (N, 1) is wanted with `log_probs`.
+                are added if the parameters request them.
+            with_lengths: whether to add `log_probs_lengths` INT64 (N, 1) to `log_probs`.
             parameters: as for `infer`.
 
         Raises:
@@ -172,6 +176,20 @@ class LLMClient:
         if np.any(inputs.get("n_top_logprobs", 0)):
             wanted.append("top_logprobs")
         return self._model.infer(inputs, wanted)
+
+
+def _last(response: Response, text: str) -> Completion:
+    """Return the whole answer of a stream, given its last response and full text."""
+    log_probs = response.get("log_probs")
+    top = response.get("top_logprobs")
+    return Completion(
+        text=text,
+        finish_reason=response["finish_reason"],
+        prompt_tokens=int(response["prompt_tokens"]),
+        completion_tokens=int(response["completion_tokens"]),
+        log_probs=None if log_probs is None else tuple(np.ravel(log_probs).tolist()),
+        top_logprobs=None if top is None else json.loads(top),
+    )
 
 
 def _inputs(prompts: Sequence[Prompt], parameters: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -197,7 +215,7 @@ def _tensor(name: str, value: Any, sequences: int) -> NDArray[Any]:
 
 
 def _values(tensor: wire.Input, value: Any, sequences: int) -> list[Any]:
-    """Return one value for each sequence, from one for all or a list of as many."""
+    """Return one value per sequence, from one value for all of them or a list."""
     if isinstance(tensor, wire.Json):
         values = [value] * sequences if tensor.is_document(value) else value
         valid = isinstance(values, list | tuple) and len(values) == sequences and all(map(tensor.is_document, values))

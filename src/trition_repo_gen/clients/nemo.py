@@ -1,4 +1,4 @@
-"""The query classes that programs written for NeMo Export-Deploy use.
+"""Query classes for programs written for NeMo Export-Deploy.
 
 Names, arguments and the shape of the answer are those of `nemo_deploy.llm.NemoQueryLLMPyTorch` and
 `nemo_deploy.multimodal.NemoQueryMultimodalPytorch` (https://github.com/NVIDIA-NeMo/Export-Deploy,
@@ -100,7 +100,7 @@ class NemoQueryLLMPyTorch:
         words = [*(end_strings or []), *(stop_words or [])]
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if top_k is None and top_p:
-            top_k = 0  # the server's own default, 1, would make top_p pointless
+            top_k = 0  # the server's default, 1, would disable top_p
         with LLMClient(self.url, self.model_name, timeout=inference_timeout) as client:
             client.wait_ready(init_timeout)
             outputs = client.infer_arrays(
@@ -162,7 +162,7 @@ class NemoQueryMultimodalPytorch:
         Args:
             prompts: N texts, or conversations with `apply_chat_template`. A text that marks its images as the model's
                 chat template does is taken as it is; any other becomes a user's message about them.
-            images: for each prompt a image or a list of images: Pillow images, paths, URLs (fetched here), the
+            images: for each prompt an image or a list of images: Pillow images, paths, URLs (fetched here), the
                 bytes of files, base64 or `data:` URIs.
             max_length: most new tokens.
             max_batch_size: has no effect: the engine forms its batch anew at every step.
@@ -179,12 +179,12 @@ class NemoQueryMultimodalPytorch:
             the dictionary that `NemoQueryLLMPyTorch.query_llm` returns.
 
         Raises:
-            QueryError: an argument is refused, a image cannot be read, the server did not answer in time, or
+            QueryError: an argument is refused, an image cannot be read, the server did not answer in time, or
                 answered with an error.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if top_k is None and top_p:
-            top_k = 0  # the server's own default, 1, would make top_p pointless
+            top_k = 0  # the server's default, 1, would disable top_p
         with LLMClient(self.url, self.model_name, timeout=inference_timeout) as client:
             client.wait_ready(init_timeout)
             outputs = client.infer_arrays(

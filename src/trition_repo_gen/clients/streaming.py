@@ -1,4 +1,4 @@
-"""Streams of a decoupled model's responses: server-sent events over HTTP, a bidirectional stream over gRPC."""
+"""Reads response streams of decoupled models: server-sent events over HTTP, a bidirectional stream over gRPC."""
 
 import contextlib
 import http.client
@@ -12,23 +12,24 @@ from numpy.typing import NDArray
 
 from .address import ServerAddress
 from .errors import RequestTooSlowError, ServerFailedError, from_triton
+from .proxies import grpc_options
 
 Response = dict[str, Any]
-"""A response's outputs by name: a text or a number each, or a list where there are several."""
+"""The outputs of a response by name: a text, a number, or a list of several."""
 
 _EVENT = b"data:"
 
 
 def over_http(address: ServerAddress, model: str, inputs: Mapping[str, Any], timeout: float) -> Iterator[Response]:
-    """Send one sequence to `generate_stream`; yield responses as they come. Closing the iterator cancels the request.
+    """Send one sequence to `generate_stream`; yield responses as they arrive. Closing the iterator cancels the request.
 
     Args:
-        inputs: a JSON value for each input.
-        timeout: seconds that the next response may take.
+        inputs: a JSON value per input.
+        timeout: seconds to wait for the next response.
 
     Raises:
         QueryError: the server refused the request.
-        ServerFailedError: it failed, or did not answer in time.
+        ServerFailedError: the server failed, or did not answer in time.
     """
     kind = http.client.HTTPSConnection if address.encrypted else http.client.HTTPConnection
     connection = kind(address.host, address.port, timeout=timeout)
@@ -36,10 +37,7 @@ def over_http(address: ServerAddress, model: str, inputs: Mapping[str, Any], tim
         connection.request("POST", f"/v2/models/{model}/generate_stream", json.dumps(inputs).encode())
         response = connection.getresponse()
         if response.status != http.client.OK:
-            text = response.read().decode(errors="replace")
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                text = json.loads(text)["error"]
-            raise from_triton(str(response.status), text)
+            raise from_triton(str(response.status), _error(response.read()))
         for line in response:
             if not line.startswith(_EVENT):
                 continue
@@ -58,15 +56,21 @@ def over_http(address: ServerAddress, model: str, inputs: Mapping[str, Any], tim
 
 
 def over_grpc(address: ServerAddress, model: str, tensors: list[Any], timeout: float) -> Iterator[Response]:
-    """Do the same over gRPC, with tritonclient's input tensors of shape (1, 1)."""
+    """Send one sequence over gRPC, as `over_http` does, given tritonclient's input tensors of shape (1, 1)."""
     import tritonclient.grpc
     from tritonclient.utils import InferenceServerException
 
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    connection = tritonclient.grpc.InferenceServerClient(address.netloc, ssl=address.encrypted)
+    connection = tritonclient.grpc.InferenceServerClient(
+        address.netloc, ssl=address.encrypted, channel_args=grpc_options(address.host)
+    )
     try:
-        connection.start_stream(lambda result, error: answers.put(error or result))
-        connection.async_stream_infer(model, tensors, enable_empty_final_response=True)
+        # Without the header, Triton reports errors as text without a code.
+        connection.start_stream(
+            lambda result, error: answers.put(error or result), headers={"triton_grpc_error": "true"}
+        )
+        with contextlib.suppress(InferenceServerException):  # a stream that failed reports the reason as an answer
+            connection.async_stream_infer(model, tensors, enable_empty_final_response=True)
         while True:
             try:
                 answer = answers.get(timeout=timeout)
@@ -84,6 +88,15 @@ def over_grpc(address: ServerAddress, model: str, tensors: list[Any], timeout: f
     finally:
         connection.stop_stream(cancel_requests=True)
         connection.close()
+
+
+def _error(body: bytes) -> Any:
+    """Return the error of a response that is not 200; Triton writes it as an event once the model has refused."""
+    text = body.strip().removeprefix(_EVENT)
+    try:
+        return json.loads(text)["error"]
+    except (ValueError, KeyError, TypeError):
+        return text.decode(errors="replace")
 
 
 def _plain(array: NDArray[Any]) -> Any:

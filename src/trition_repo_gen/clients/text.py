@@ -1,4 +1,4 @@
-"""Text as the wire takes it."""
+"""Encodes and decodes text of the wire."""
 
 from trition_repo_gen.errors import QueryError
 
@@ -7,12 +7,12 @@ def utf8(what: str, text: str) -> bytes:
     """Return the text as UTF-8.
 
     Args:
-        what: what it is, as the error's sentence begins.
-        text: may have half a character where it was cut, or spelt so in JSON; and Python's stand-in for a byte of the
-            command line that is not UTF-8.
+        what: the subject of the error message.
+        text: any text. Half of a surrogate pair, as in text that was cut within an emoji, cannot be encoded, nor can
+            bytes of the command line that are not UTF-8.
 
     Raises:
-        QueryError: it has one of these.
+        QueryError: the text cannot be encoded.
     """
     try:
         return text.encode()
@@ -21,5 +21,5 @@ def utf8(what: str, text: str) -> bytes:
 
 
 def decode(value: bytes) -> str:
-    """Return text of the wire; a token sequence may end in the middle of a character."""
+    """Decode text of the wire; an answer may end within a character."""
     return value.decode(errors="replace")

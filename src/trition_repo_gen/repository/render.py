@@ -106,7 +106,9 @@ def _inputs(kind: StreamingKind | None, *, multimodal: bool) -> list[tuple[str, 
     """Return (name, type, dims) of each input as config.pbtxt lists them; the first one is required."""
     if kind == "trtllm":
         return [(alias.name, wire.config_type(alias.datatype), dims) for alias, dims in wire.TRTLLM_INPUTS]
-    return [(tensor.name, wire.config_type(tensor.datatype), 1) for tensor in wire.inputs(multimodal=multimodal)]
+    return [
+        (tensor.name, wire.config_type(tensor.datatype), tensor.dims) for tensor in wire.inputs(multimodal=multimodal)
+    ]
 
 
 def _runtime_files() -> Files:

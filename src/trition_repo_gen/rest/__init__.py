@@ -1,6 +1,6 @@
 """The OpenAI-compatible service in front of Triton, and its page.
 
-It knows the wire and nothing else: a request becomes one sequence for each answer, each sequence one gRPC call.
+It depends on the wire only: a request becomes one sequence per answer, and each sequence is one gRPC call.
 """
 
 from .options import RestOptions

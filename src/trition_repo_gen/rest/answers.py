@@ -1,4 +1,4 @@
-"""Answers of Triton's models as they come: sequences in, pieces of text and endings out."""
+"""Sends sequences to Triton and yields the answers as pieces of text."""
 
 import asyncio
 import json
@@ -16,21 +16,21 @@ _LOG_PROBS = ("log_probs", "tokens", "top_logprobs")
 
 @dataclass(frozen=True)
 class Finish:
-    """What is known of a sequence when it is answered."""
+    """The result of a sequence, besides its text."""
 
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     log_probs: list[float] | None = None
-    """One a token; with `echo` the prompt's as well, without its first token's. None unless asked for, as below."""
+    """One per token; with `echo` the prompt's too, except its first token's. None unless requested, as below."""
     tokens: list[str] | None = None
-    """How each token is spelt; with `echo` the prompt's as well."""
+    """The text of each token; with `echo` the prompt's too."""
     top_logprobs: list[dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """Some text of a sequence; the last one has the ending."""
+    """A piece of a sequence's text; only the last piece has an `ending`."""
 
     sequence: int
     text: str
@@ -38,10 +38,10 @@ class TextPiece:
 
 
 async def whole_answers(triton: Triton, model: Model, sequences: Sequence[SequenceInputs]) -> list[TextPiece]:
-    """Return one piece a sequence, in order. Cancelling the task cancels all calls.
+    """Return one piece per sequence, in order. Cancelling the task cancels all calls.
 
     Raises:
-        ApiError: a sequence was refused; nobody waits for the others then.
+        ApiError: a sequence was refused; the other calls are cancelled.
     """
     if len(sequences) == 1:
         return [_piece(0, await triton.infer(model.name, sequences[0], _wanted(sequences[0])))]
@@ -58,7 +58,7 @@ async def streamed_answers(
 ) -> AsyncGenerator[TextPiece]:
     """Yield pieces of all sequences as they come. Closing the generator cancels all calls.
 
-    A model without a streaming model gives each answer in one piece.
+    A model without a streaming model yields each answer as one piece.
 
     Raises:
         ApiError: a sequence was refused.

@@ -1,4 +1,4 @@
-"""The service's routes."""
+"""Defines the routes of the service."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -30,7 +30,7 @@ _PAGE = Path(__file__).with_name("page")
 _PAGE_FILES = {"/": ("index.html", "text/html"), "/page.js": ("page.js", "text/javascript")}
 _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
-    # The page speaks to this service alone; an image that was chosen is shown from memory.
+    # The page connects to this service only; it shows chosen images from memory.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -51,14 +51,14 @@ _routes = APIRouter()
 
 @_routes.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The models that take prompts."""
+    """List the models that take prompts."""
     models = await _service(request).catalog.models()
     return {"object": "list", "data": [model.card() for model in models]}
 
 
 @_routes.get("/v1/models/{name:path}")
 async def retrieve_model(name: str, request: Request) -> dict[str, Any]:
-    """One model."""
+    """Describe one model."""
     return (await _service(request).catalog.get(name)).card()
 
 
@@ -82,7 +82,7 @@ async def chat(body: ChatRequest, request: Request) -> Response:
 
 @_routes.get("/v1/health")
 async def health(request: Request) -> JSONResponse:
-    """200 if Triton and every model answer, else 503."""
+    """Report 200 if Triton and every model answer, else 503 with reasons."""
     states = await _service(request).health.states()
     ill = {name: state for name, state in states.items() if state != "ok"}
     return JSONResponse({"status": "unavailable", "reasons": ill} if ill else {"status": "ok"}, 503 if ill else 200)
@@ -90,7 +90,7 @@ async def health(request: Request) -> JSONResponse:
 
 @_routes.get("/v1/triton_health")
 async def triton_health(request: Request) -> JSONResponse:
-    """The same, with Triton's and every model's state."""
+    """Report the state of Triton and of every model."""
     states = await _service(request).health.states()
     well = all(state == "ok" for state in states.values())
     return JSONResponse({"status": "ok" if well else "unavailable"} | states, 200 if well else 503)
@@ -135,7 +135,7 @@ def create_app(options: RestOptions) -> ASGIApp:
         yield
         await triton.close()
 
-    # The pages that FastAPI has for its documentation load scripts from elsewhere.
+    # FastAPI's own documentation pages load scripts from other hosts.
     app = FastAPI(
         title="trgen", version=__version__, lifespan=connected, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -171,8 +171,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error, ApiError):
         return error.response()
+    headers = None
+    if error.status_code == 405:
+        headers = {"Allow": _allowed(error)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     message = {404: f"There is nothing at {request.url.path}.", 405: f"{request.method} is not allowed here."}
-    return ApiError(error.status_code, message.get(error.status_code, str(error.detail))).response()
+    answer = ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
+    answer.headers = headers
+    return answer.response()
+
+
+def _allowed(error: HTTPException) -> str:
+    """Return the value of the header Allow for a path that lacks the method."""
+    methods = (error.headers or {}).get("Allow", "")
+    return ", ".join([*(["GET", "HEAD"] if "GET" in methods else ["POST"]), "OPTIONS"])
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Which models Triton serves, and what each of them can do."""
+"""Lists the models that Triton serves and what each of them supports."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from .triton import Triton
 _NEEDED = {"prompts", "sentences", "finish_reason", "prompt_tokens", "completion_tokens"}
 _FRESH_SECONDS = 5.0
 _LEAST_SECONDS = 0.5
-"""Between two looks for a model that was not there."""
+"""Seconds between two searches for a model that Triton lacks."""
 _ANSWER_SECONDS = 5.0
 
 
@@ -24,13 +24,13 @@ class Model:
 
     name: str
     created: int
-    """Seconds since 1970 when it was first seen."""
+    """Seconds since 1970 at which this service first saw the model."""
     inputs: frozenset[str]
     outputs: frozenset[str]
     stream_name: str | None
-    """The decoupled streaming model its answers."""
+    """The name of its streaming model; None if it has none."""
     max_length: int | None
-    """Tokens of prompt and answer together, if the configuration says so."""
+    """Most tokens of prompt and answer together; None if the configuration does not say."""
 
     @property
     def takes_images(self) -> bool:
@@ -38,7 +38,7 @@ class Model:
         return "images" in self.inputs
 
     def card(self) -> dict[str, Any]:
-        """Return the model in OpenAI's shape, with what our page and vLLM's clients look at besides."""
+        """Return the model in OpenAI's shape, with further fields that our page and vLLM's clients read."""
         return {
             "id": self.name,
             "object": "model",
@@ -50,7 +50,7 @@ class Model:
 
 
 class Catalog:
-    """Asks Triton for its models and remembers the answer for a few seconds."""
+    """Asks Triton for its models and caches the answer for a few seconds."""
 
     def __init__(self, triton: Triton) -> None:
         self._triton = triton
@@ -82,8 +82,9 @@ class Catalog:
     async def _refresh(self, seconds: float) -> None:
         if time.monotonic() - self._asked < seconds:
             return
+        await self._triton.connect()  # outside the lock, so that waiting requests wait in parallel
         async with self._lock:
-            if time.monotonic() - self._asked < seconds:  # somebody else has asked while we waited
+            if time.monotonic() - self._asked < seconds:  # another request refreshed while this one waited
                 return
             names = await self._triton.ready_models(_ANSWER_SECONDS)
             answers = await asyncio.gather(*map(self._config, names))
@@ -97,24 +98,24 @@ class Catalog:
         try:
             return await self._triton.config(name, _ANSWER_SECONDS)
         except ApiError as error:
-            if error.status_code in (400, 404):  # unloaded since
+            if error.status_code in (400, 404):  # unloaded in the meantime
                 return None
             raise
 
     def _model(self, config: Any, configs: Collection[str]) -> Model:
-        twin = f"{config.name}{STREAM_SUFFIX}"
+        streaming = f"{config.name}{STREAM_SUFFIX}"
         length = config.parameters["MAX_SEQUENCE_LENGTH"].string_value if config.parameters else ""
         return Model(
             name=config.name,
             created=self._first_seen.setdefault(config.name, int(time.time())),
             inputs=frozenset(tensor.name for tensor in config.input),
             outputs=frozenset(tensor.name for tensor in config.output),
-            stream_name=twin if twin in configs else None,
+            stream_name=streaming if streaming in configs else None,
             max_length=int(length) if length.isdecimal() else None,
         )
 
 
 def _answers_prompts(config: Any) -> bool:
-    """Whether it is a model of the kind that trgen writes, and not the streaming model of one."""
+    """Whether it is a model that trgen wrote, and not a streaming model."""
     names = {tensor.name for tensor in (*config.input, *config.output)}
     return names >= _NEEDED and not config.model_transaction_policy.decoupled

@@ -1,4 +1,4 @@
-"""What has to do with the connection of one client: noticing that it went, and events that flow through it."""
+"""Handles one client's connection: detects that it closed, and sends server-sent events."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
@@ -10,31 +10,31 @@ from starlette.types import Receive, Scope, Send
 
 from .errors import ApiError
 
-_CLIENT_GONE = 499  # nginx's; nobody reads it
+_CLIENT_GONE = 499  # nginx's code; no client receives it
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Response]) -> Response:
-    """Return what `work` does; cancel it when the client closes the connection."""
+    """Return the response of `work`; cancel it when the client closes the connection."""
     response = await _race(receive, work)
     return Response(status_code=_CLIENT_GONE) if response is None else response
 
 
 class EventStream(Response):
-    """Server-sent events. When the client closes the connection the generator is closed, which cancels what it does.
+    """A response of server-sent events; closes the generator when the client closes the connection.
 
     Args:
-        events: finished events. What it raises before the first one becomes the response.
+        events: encoded events. An `ApiError` raised before the first one becomes the response.
     """
 
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
         super().__init__(media_type="text/event-stream")
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-store"
-        self.headers["x-accel-buffering"] = "no"  # nginx would collect the events
+        self.headers["x-accel-buffering"] = "no"  # nginx would buffer the events
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events until there are no more or the client has gone."""
+        """Send the events until they end or the client disconnects."""
         try:
             await _race(receive, self._send_all(send))
         except ApiError as error:
@@ -52,7 +52,7 @@ class EventStream(Response):
 
 
 async def _race[T](receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what `work` returns, or None when the client went before it did."""
+    """Return the result of `work`, or None if the client disconnects first."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnection(receive))
     try:
@@ -61,7 +61,7 @@ async def _race[T](receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
     finally:
         working.cancel()
         gone.cancel()
-        # What it holds in Triton is let go before the connection is forgotten.
+        # Wait until the cancelled calls to Triton have ended.
         await asyncio.gather(working, gone, return_exceptions=True)
 
 

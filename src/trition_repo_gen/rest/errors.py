@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, and what Triton's errors become."""
+"""Defines errors in OpenAI's shape and translates Triton's errors into them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,29 +22,29 @@ _STATUSES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 503,
     grpc.StatusCode.CANCELLED: 503,
 }
-"""HTTP statuses by the codes with which Triton refuses a request; any other is a 500."""
+"""HTTP statuses by gRPC status code; any other code is a 500."""
 
 UNSUPPORTED = "unsupported"
-"""The type of a validation error whose context has the name of the field to blame."""
+"""The type of a validation error whose context names the field at fault."""
 TIMEOUT = "timeout"
-"""The code of an error that says only that an answer took too long."""
+"""The code of an error that means only that an answer took too long."""
 TOO_LONG = "context_length_exceeded"
 """The code of an error of a request that is longer than the model's sequences."""
 BUSY = "server_busy"
-"""The code of a refusal for want of room in the queue: the model is alive."""
+"""The code of a refusal because the queue is full: the model is healthy."""
 _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
-# The rest of a body that is too large is not read.
+# The rest of too large a body is not read, so the connection cannot be reused.
 _HEADERS = {413: {"Connection": "close"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 
 
 class ApiError(HTTPException):
-    """A request that is not answered.
+    """An error that is the response to a request.
 
     Args:
         status: the HTTP status.
-        message: one sentence for whoever sent the request.
-        param: the field that is to blame.
-        code: OpenAI's name of the mistake, where programs look for one.
+        message: one sentence for the client.
+        param: the field at fault.
+        code: OpenAI's name of the error, if programs look for one.
     """
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -64,12 +64,12 @@ class ApiError(HTTPException):
         return type(self)(self.status_code, message, param=param, code=self.code)
 
     def body(self) -> dict[str, Any]:
-        """Return the document that OpenAI's clients read."""
+        """Return the JSON document in OpenAI's shape."""
         kind = _TYPES.get(self.status_code, "invalid_request_error")
         return {"error": {"message": self.detail, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """Return the whole answer."""
+        """Return the HTTP response."""
         return JSONResponse(self.body(), self.status_code, self.headers)
 
 
@@ -78,8 +78,13 @@ def unknown_model(name: str) -> ApiError:
     return ApiError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
 
 
+def unreachable() -> ApiError:
+    """Return the error for a Triton that cannot be connected."""
+    return ApiError(503, "Triton does not answer; try again later.")
+
+
 def from_triton(code: grpc.StatusCode | None, message: str | None) -> ApiError:
-    """Return the error for what Triton, or the way to it, answered."""
+    """Return the error for a failed gRPC call to Triton."""
     text = _REQUEST_ID.sub("", " ".join((message or "").split()), count=1)
     status = 500 if code is None else _STATUSES.get(code, 500)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -87,14 +92,14 @@ def from_triton(code: grpc.StatusCode | None, message: str | None) -> ApiError:
     if text.endswith(BUSY_MARK):
         return ApiError(503, text.removesuffix(BUSY_MARK).rstrip(), code=BUSY)
     if code is grpc.StatusCode.UNAVAILABLE and "failed to connect" in text.lower():
-        text = "Triton does not answer; try again later."
+        return unreachable()
     code_of_mistake = TOO_LONG if status == 400 and CONTEXT_LENGTH in text else None
     return ApiError(status, text or "Triton failed and did not say why.", code=code_of_mistake)
 
 
 def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
-    """Return the error for one thing that pydantic did not like in a request's body."""
-    # Of a value that may be of several types, the one that it comes closest to has the longest path.
+    """Return the error for a request body that pydantic refused; one of its mistakes is reported."""
+    # For a value of a union type, the alternative that matches best has the longest path.
     error = max(errors, key=lambda each: len(each["loc"]))
     path = list(error["loc"])[1:]  # the first is "body"
     if error["type"] == UNSUPPORTED:
@@ -111,7 +116,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
 
 
 def _real(path: list[Any], body: Any) -> list[Any]:
-    """Leave out the steps that the body does not have: pydantic adds the names of a union's types."""
+    """Return the path without the names of union alternatives, which pydantic inserts."""
     real = []
     for step in path:
         try:

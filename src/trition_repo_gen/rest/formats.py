@@ -1,4 +1,4 @@
-"""Answers as OpenAI's clients read them: documents, and the events of a stream."""
+"""Writes answers in OpenAI's shape: JSON documents and server-sent events."""
 
 import json
 import secrets
@@ -18,7 +18,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class Format(ABC):
-    """How one request's answer is written.
+    """Writes the answer to one request.
 
     Args:
         model: the model's name.
@@ -46,11 +46,11 @@ class Format(ABC):
 
     @abstractmethod
     def _delta(self, text: str) -> str:
-        """Return the JSON members of a stream's choice that carry text."""
+        """Return the JSON members that carry the text in a choice of a stream."""
 
     @abstractmethod
     def _last_delta(self, text: str, whole: str, ending: Finish) -> dict[str, Any]:
-        """Return a stream's last choice, without index and finish reason; `whole` is all text of the sequence."""
+        """Return the last choice of a stream, without index and finish reason; `whole` is the sequence's full text."""
 
     def document(self, pieces: Iterable[TextPiece]) -> bytes:
         """Return the answer of a request that does not stream."""
@@ -67,9 +67,9 @@ class Format(ABC):
         """Yield the server-sent events of a stream; closing the generator closes `pieces`.
 
         Raises:
-            ApiError: only before the first event. What goes wrong later is told as an event.
+            ApiError: only before the first event; a later error is sent as an event.
         """
-        # Everything that is the same in all events is written once: this runs for every token of every client.
+        # Encode the constant part once: this runs for every token of every client.
         head = _json(self._head | {"object": self.event_kind})[:-1]
         tail = ',"usage":null}\n\n' if include_usage else "}\n\n"
         endings: dict[int, Finish] = {}
@@ -102,11 +102,11 @@ class Format(ABC):
         yield _DONE
 
     def _opening(self, sequence: int, head: str, tail: str) -> str:
-        """Return the event before a sequence's first text, if there is one."""
+        """Return the event that precedes a sequence's first text; empty if there is none."""
         return ""
 
     def _usage(self, endings: list[Finish]) -> dict[str, int]:
-        # The answers to one prompt follow each other; it was read once.
+        # The answers to one prompt are adjacent; count its tokens once.
         prompt = sum(ending.prompt_tokens for ending in endings[:: self._choices])
         completion = sum(ending.completion_tokens for ending in endings)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
@@ -152,5 +152,5 @@ class ChatFormat(Format):
         return f'data: {head},"choices":[{{{choice}}}]{tail}'
 
 
-# `json.dumps` with arguments makes an encoder each time.
+# `json.dumps` with arguments creates an encoder at every call.
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

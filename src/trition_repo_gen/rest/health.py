@@ -1,6 +1,6 @@
-"""Whether Triton and its models really answer.
+"""Checks that Triton and its models really answer.
 
-Triton calls a model ready even when the process behind it has died, so every model is asked for one token.
+Triton reports a model as ready even when its process has died, so every model is asked for one token.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from .errors import BUSY, TIMEOUT, ApiError
 from .triton import SequenceInputs, Triton
 
 _FRESH_SECONDS = 2.0
-"""However many ask, models are asked no more often."""
+"""Seconds for which a result is reused, however many clients ask."""
 _ANSWER_SECONDS = 5.0
 _ONE_TOKEN: SequenceInputs = {"prompts": "a", "max_length": 1}
 
 
 class Health:
-    """Asks, and remembers the answer for a moment."""
+    """Probes Triton and its models and caches the result for a moment."""
 
     def __init__(self, triton: Triton, catalog: Catalog) -> None:
         self._triton = triton
@@ -28,7 +28,7 @@ class Health:
         self._states: dict[str, str] = {}
 
     async def states(self) -> dict[str, str]:
-        """Return "ok" or what is wrong, for `triton` and for each model's name."""
+        """Return "ok" or the reason of failure, for `triton` and for each model by name."""
         async with self._lock:
             if time.monotonic() - self._asked >= _FRESH_SECONDS:
                 self._states = await self._ask()
@@ -56,7 +56,7 @@ class Health:
                     async for _ in responses:
                         pass
         except ApiError as error:
-            # Mistakes of ours are fine: a model of another kind answers that it does not know such a request.
+            # A refusal is fine: a model of another kind does not know this request, but it answers.
             if error.status_code >= 500 and error.code not in (TIMEOUT, BUSY):
                 return str(error.detail)
         return "ok"

@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two shapes."""
+"""Writes log-probabilities in OpenAI's two shapes."""
 
 import codecs
 from typing import Any
@@ -8,19 +8,19 @@ from trition_repo_gen.runtime.common.wire import bytes_of_spelling
 from .answers import Finish
 
 _IMPOSSIBLE = -9999.0
-"""OpenAI's log-probability of what has none: JSON knows no infinity."""
+"""OpenAI's value for minus infinity, which JSON cannot express."""
 
 
 def completion_logprobs(text: str, ending: Finish) -> dict[str, Any] | None:
-    """Return the `logprobs` of a choice of `/v1/completions`, or None where none were asked for.
+    """Return the `logprobs` of a choice of `/v1/completions`, or None if they were not requested.
 
     Args:
         text: the whole answer, into which `text_offset` points; with `echo` it begins with the prompt.
-        ending: what came with it.
+        ending: the result of the sequence.
     """
     if ending.log_probs is None or ending.tokens is None:
         return None
-    unknown = len(ending.tokens) - len(ending.log_probs)  # an echoed prompt's first token has none
+    unknown = len(ending.tokens) - len(ending.log_probs)  # the first token of an echoed prompt has none
     top = ending.top_logprobs
     return {
         "tokens": ending.tokens,
@@ -33,7 +33,7 @@ def completion_logprobs(text: str, ending: Finish) -> dict[str, Any] | None:
 
 
 def chat_logprobs(ending: Finish) -> dict[str, Any] | None:
-    """Return the `logprobs` of a choice of `/v1/chat/completions`, or None where none were asked for."""
+    """Return the `logprobs` of a choice of `/v1/chat/completions`, or None if they were not requested."""
     if ending.log_probs is None or ending.tokens is None:
         return None
     tops = ending.top_logprobs or [{} for _ in ending.tokens]

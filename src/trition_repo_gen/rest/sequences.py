@@ -1,4 +1,4 @@
-"""From a checked request to sequences of the wire."""
+"""Translates a checked request into sequences of the wire."""
 
 import json
 from collections.abc import Iterator
@@ -13,34 +13,43 @@ from .triton import SequenceInputs, Value
 
 _MAX_SEQUENCES = 128
 _COMPLETION_TOKENS = 16
-"""OpenAI's default for completions; a chat goes on until the sequence is full."""
+"""OpenAI's default for completions; a chat may fill the sequence."""
 _MAX_SEED = 2**63
 
 
 def completion_sequences(request: CompletionRequest, model: Model) -> list[SequenceInputs]:
-    """Return the sequences of a completion: `n` of each prompt, prompt by prompt.
+    """Return the sequences of a completion: `n` per prompt, prompt by prompt.
 
     Raises:
-        ApiError: the prompts are no text, or the model cannot do what is asked.
+        ApiError: the prompts are not text, or the model does not support the request.
     """
     prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     if not prompts or len(texts) != len(prompts):
         raise ApiError(400, "prompt has to be a text or a list of texts; token ids are not supported.", param="prompt")
-    max_tokens = _COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    images = request.images_of(len(texts))
+    if any(images) and not model.takes_images:
+        raise _takes_no_images(model, "image" if request.image else "images")
+    max_tokens = request.max_tokens
+    if max_tokens is None and not any(
+        images
+    ):  # about an image, which only NeMo's clients send here: the model's default
+        max_tokens = _COMPLETION_TOKENS
     values = _sampling(request, max_tokens, model)
     if request.echo:
         values["echo"] = True
     if request.logprobs is not None:
         values |= _log_probs(model, request.logprobs)
-    return list(_each(request, [{**values, "prompts": text} for text in texts]))
+    pairs = zip(texts, images, strict=True)
+    wanted = [{**values, "prompts": text} | ({"images": image} if image else {}) for text, image in pairs]
+    return list(_each(request, wanted))
 
 
 def chat_sequences(request: ChatRequest, model: Model) -> list[SequenceInputs]:
     """Return the sequences of a chat: `n` of the conversation.
 
     Raises:
-        ApiError: an image for a model that takes none, or the model cannot do what is asked.
+        ApiError: the model does not support the request, such as images for a text model.
     """
     images: list[str] = []
     messages = [_wire_message(message, model, images) for message in request.messages]
@@ -59,9 +68,9 @@ def chat_sequences(request: ChatRequest, model: Model) -> list[SequenceInputs]:
 def _sampling(request: CompletionRequest | ChatRequest, max_length: int | None, model: Model) -> dict[str, Value]:
     temperature = 1.0 if request.temperature is None else request.temperature
     top_p = 1.0 if request.top_p is None else request.top_p
-    # The wire's own defaults are greedy: its top_k is 1 unless given. On it 0 switches a filter off. OpenAI's top_p of
-    # 0, on the other hand, leaves nothing but the most likely token.
-    top_k = 1 if top_p == 0 else max(0, request.top_k or 0)
+    # On the wire, top_k defaults to 1, and 0 turns a filter off. OpenAI's top_p of 0 leaves only the most likely token.
+    # NeMo's clients send top_k too, and mean the wire's top_p.
+    top_k = 1 if top_p == 0 and request.top_k is None else max(0, request.top_k or 0)
     values: dict[str, Value] = {"temperature": temperature, "top_k": top_k}
     if 0 < top_p < 1:
         values["top_p"] = top_p
@@ -105,9 +114,13 @@ def _each(request: CompletionRequest | ChatRequest, prompts: list[dict[str, Valu
         )
     for values in prompts:
         for choice in range(request.choices):
-            # With the same seed all choices of a prompt would be the same.
+            # With one seed, all choices of a prompt would be equal.
             seed = {} if request.seed is None else {"random_seed": (request.seed + choice) % _MAX_SEED}
             yield values | seed
+
+
+def _takes_no_images(model: Model, param: str) -> ApiError:
+    return ApiError(400, f"The model {model.name!r} takes no images.", param=param)
 
 
 def _wire_message(message: Message, model: Model, images: list[str]) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def _wire_message(message: Message, model: Model, images: list[str]) -> dict[str
             content.append({"type": "text", "text": part.text})
             continue
         if not model.takes_images:
-            raise ApiError(400, f"The model {model.name!r} takes no images.", param="messages")
-        images.append(part.image_url.url)
+            raise _takes_no_images(model, "messages")
+        images.append(part.source)
         content.append({"type": "image"})
     return {"role": message.role, "content": content, **extra}

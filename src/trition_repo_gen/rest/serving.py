@@ -12,16 +12,17 @@ from trition_repo_gen.errors import ServerError
 
 from .app import create_app
 from .options import RestOptions
+from .upstream import HttpProtocol, raise_descriptor_limit
 
 _GRACE_SECONDS = 5
-"""What requests under way get when the service is told to end; tritonserver gives as much."""
+"""Seconds that requests in progress get at shutdown, as tritonserver gives them."""
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(options: RestOptions) -> None:
-    """Serve until SIGINT or SIGTERM; print `rest: URL` when requests are taken.
+    """Serve until SIGINT or SIGTERM; print `rest: URL` when the service accepts requests.
 
     Raises:
         ServerError: the port cannot be bound, or the file of keys cannot be used.
@@ -29,8 +30,10 @@ def serve(options: RestOptions) -> None:
     app = create_app(options)
     with _listening(options) as listener:
         url = f"http://{netloc(reachable(options.address), options.port)}"
+        HttpProtocol.max_connections = raise_descriptor_limit()
         config = uvicorn.Config(
             app,
+            http=HttpProtocol,
             ws="none",
             log_level="warning",
             access_log=False,
@@ -52,7 +55,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal once more at the end, so that an orderly end looks like none.
+        # uvicorn's own handler raises the signal again at the end, so that the exit code would not be 0.
         before = {number: signal.signal(number, self.handle_exit) for number in _ENDING}
         try:
             yield

@@ -1,6 +1,7 @@
-"""Triton over gRPC, one sequence a call: values in, values out, without numpy on the way of every token."""
+"""Calls Triton over gRPC, one sequence per call, with plain Python values instead of numpy arrays."""
 
 import array
+import asyncio
 import struct
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from .errors import ApiError, from_triton
+from .errors import ApiError, from_triton, unreachable
 
 Value = str | bool | int | float
 SequenceInputs = Mapping[str, Value]
@@ -20,18 +21,25 @@ Outputs = dict[str, Any]
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # While Triton loads its models nothing listens. With gRPC's own back-off, up to two minutes, this service would
-    # find out that late that Triton is there.
+    # Triton is on this machine or in its cluster; the environment's proxy is for other hosts.
+    ("grpc.enable_http_proxy", 0),
+    # Triton does not listen while it loads models. With gRPC's default back-off, this service could take two minutes
+    # to notice that it does.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Despite its name, the limit of one attempt to connect: a busy or distant host needs longer than the back-off.
+    ("grpc.min_reconnect_backoff_ms", 5000),
 )
-# Otherwise a stream tells an error as text without a code.
+_CONNECT_SECONDS = 5.0
+"""Seconds that a request waits for the connection before it is refused."""
+_PROBE_SECONDS = 1.0
+"""Seconds that a health check waits for the connection."""
+# Without it, a stream reports errors as text without a code.
 _STREAM_METADATA = (("triton_grpc_error", "true"),)
 
 
 class Triton:
-    """A connection to one server. To be made and used within one event loop.
+    """A connection to one server; create and use it within one event loop.
 
     Args:
         url: HOST:PORT of its gRPC endpoint.
@@ -45,12 +53,30 @@ class Triton:
         """Close the connection; calls under way are cancelled."""
         await self._channel.close()
 
+    async def connect(self, seconds: float | None = None) -> None:
+        """Wait until Triton is connected; without this, a call fails with the first attempt to connect.
+
+        Args:
+            seconds: at most; `_CONNECT_SECONDS` if it is more or None.
+
+        Raises:
+            ApiError: there is no connection within that time.
+        """
+        patience = _CONNECT_SECONDS if seconds is None else min(seconds, _CONNECT_SECONDS)
+        try:
+            async with asyncio.timeout(patience):
+                while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    await self._channel.wait_for_state_change(state)
+        except TimeoutError:
+            raise unreachable() from None
+
     async def is_ready(self, seconds: float) -> bool:
         """Return whether the server says that it is ready.
 
         Raises:
             ApiError: it does not answer.
         """
+        await self.connect(min(seconds, _PROBE_SECONDS))
         answer = await self._call("ServerReady", service_pb2.ServerReadyRequest(), seconds)
         return bool(answer.ready)
 
@@ -92,6 +118,7 @@ class Triton:
         Raises:
             as `infer`.
         """
+        await self.connect(seconds)
         call = self._stub.ModelStreamInfer(
             [_request(model, sequence, outputs)], metadata=_STREAM_METADATA, timeout=seconds
         )
@@ -104,9 +131,10 @@ class Triton:
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from None
         finally:
-            call.cancel()  # has no effect on one that is done
+            call.cancel()  # no effect if the call has ended
 
     async def _call(self, method: str, request: Any, seconds: float | None) -> Any:
+        await self.connect(seconds)
         try:
             return await getattr(self._stub, method)(request, timeout=seconds)
         except grpc.aio.AioRpcError as error:
@@ -142,7 +170,7 @@ def _encoded(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        # JSON can spell it, and JavaScript makes it of a text that is cut in the middle of an emoji.
+        # JSON can contain it, and JavaScript creates it when it cuts a text within an emoji.
         half = text[error.start]
         raise ApiError(400, f"The text has {half!r}, which is half a character; send valid Unicode.") from None
 
@@ -155,7 +183,7 @@ def _outputs(response: Any) -> Outputs:
 
 
 def _text(raw: bytes) -> str:
-    # 4 bytes of length before every text of a BYTES tensor; there is one sequence, so one text.
+    # A BYTES tensor has 4 bytes of length before each text; one sequence has one text.
     return raw[4:].decode(errors="replace")
 
 

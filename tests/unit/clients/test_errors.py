@@ -1,5 +1,7 @@
 """Triton's errors as sentences."""
 
+from typing import Any
+
 import pytest
 
 from trition_repo_gen.clients.errors import RequestTooSlowError, ServerFailedError, from_triton
@@ -44,3 +46,16 @@ def test_the_sentence(message: str, expected: str) -> None:
 
 def test_a_server_that_says_nothing() -> None:
     assert str(from_triton(None, "")) == "The server failed and did not say why."
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"message": "There is nothing at /v2.", "type": "x"}, "refused the request: There is nothing at /v2."),
+        ({}, "refused the request: "),
+        (["a"], "refused the request: ['a']"),
+        (3, "refused the request: 3"),
+    ],
+)
+def test_a_server_that_is_not_triton(message: Any, expected: str) -> None:
+    assert str(from_triton("404", message)) == f"The server {expected}"

@@ -22,6 +22,9 @@ class EchoModel(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         self.requests: list[Any] = []
         """Each `ModelInferRequest`."""
 
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=True)
+
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=True)
 
@@ -60,12 +63,12 @@ class EchoModel(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
 
 
 @contextmanager
-def echo_server() -> Iterator[EchoModel]:
-    """Listen while the block runs."""
+def echo_server(port: int = 0) -> Iterator[EchoModel]:
+    """Listen while the block runs, at a free port or at `port`."""
     model = EchoModel()
     server = grpc.server(ThreadPoolExecutor(2))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(model, server)
-    model.url = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    model.url = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield model

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trition_repo_gen.rest.catalog import Model
 from trition_repo_gen.rest.errors import ApiError, from_validation
-from trition_repo_gen.rest.requests import ChatRequest, CompletionRequest
+from trition_repo_gen.rest.requests import AS_IS, ChatRequest, CompletionRequest
 from trition_repo_gen.rest.sequences import chat_sequences, completion_sequences
 
 OUTPUTS = frozenset(["sentences", "log_probs", "tokens"])
@@ -51,6 +51,11 @@ def test_openais_defaults() -> None:
         ({"top_p": 0.5}, {"top_p": 0.5}),
         ({"top_p": 0}, {"top_k": 1}),
         ({"top_k": 5}, {"top_k": 5}),
+        ({"top_k": 5, "top_p": 0}, {"top_k": 5}),  # NeMo's clients: no limit
+        ({"top_k": 1, "top_p": 0.0, "temperature": 1.0}, {"top_k": 1}),
+        ({"random_seed": 3}, {"random_seed": 3}),
+        ({"random_seed": 3, "seed": 3}, {"random_seed": 3}),
+        ({"max_batch_size": 4, "apply_chat_template": False}, {}),
         ({"top_k": -1}, {"top_k": 0}),
         ({"stop": "ß"}, {"stop_words": '["ß"]'}),
         ({"stop": ["a", "b"]}, {"stop_words": '["a", "b"]'}),
@@ -151,6 +156,10 @@ def test_images_go_into_their_own_tensor() -> None:
         (CompletionRequest, {"stop": [""]}, "stop.0", "at least 1 character"),
         (CompletionRequest, {"suffix": "x"}, "suffix", "suffix is not supported"),
         (CompletionRequest, {"best_of": 2}, "best_of", "best_of is not supported"),
+        (CompletionRequest, {"seed": 1, "random_seed": 2}, "random_seed", "older name of seed; send one of them"),
+        (CompletionRequest, {"random_seed": 2**63}, "random_seed", "less than"),
+        (CompletionRequest, {"image": "file:///x"}, "image", "match pattern"),
+        (CompletionRequest, {"images": ["data:,", "/etc/pass.wd"]}, "images.1", "match pattern"),
         (CompletionRequest, {"presence_penalty": 2.5}, "presence_penalty", "less than or equal to 2"),
         (CompletionRequest, {"min_p": -0.1}, "min_p", "greater than or equal to 0"),
         (CompletionRequest, {"suffix": "a"}, "suffix", "suffix is not supported"),
@@ -163,6 +172,18 @@ def test_images_go_into_their_own_tensor() -> None:
             ChatRequest,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}]},
             "messages.0.content.0.image_url.url",
+            "match pattern",
+        ),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "file:///x"}]}]},
+            "messages.0.content.0.image_url",
+            "match pattern",
+        ),
+        (
+            ChatRequest,
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": "file:///x"}]}]},
+            "messages.0.content.0.image",
             "match pattern",
         ),
     ],
@@ -189,3 +210,81 @@ def test_too_many_answers_and_images_for_a_text_model() -> None:
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
     with pytest.raises(ApiError, match="'m' takes no images"):
         chat(messages=image)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        {"type": "image_url", "image_url": "data:image/png;base64,AA=="},
+        {"type": "image", "image": "data:image/png;base64,AA=="},
+    ],
+)
+def test_every_way_to_write_an_image_of_a_message(part: Any) -> None:
+    messages = [{"role": "user", "content": [part, {"type": "text", "text": "What?"}]}]
+    (sequence,) = chat(MULTIMODAL, messages=messages, max_batch_size=4, random_seed=5)
+    assert (sequence["images"], sequence["random_seed"]) == ("data:image/png;base64,AA==", 5)
+    assert json.loads(sequence["prompts"]) == [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    ]
+    with pytest.raises(ApiError, match="'m' takes no images"):
+        chat(messages=messages)
+
+
+def nemo(model: Model = MULTIMODAL, **fields: Any) -> list[Any]:
+    return completion_sequences(CompletionRequest.model_validate({"model": "p"} | fields), model)
+
+
+def test_the_body_of_nemos_multimodal_service() -> None:
+    sent: dict[str, Any] = {
+        "max_tokens": 50,
+        "temperature": 1.0,
+        "top_p": 0.0,
+        "top_k": 0,
+        "random_seed": None,
+        "max_batch_size": 4,
+    }
+    (sequence,) = nemo(prompt="What?", image="data:image/png;base64,AA==", apply_chat_template=False, **sent)
+    assert sequence == {
+        "prompts": "What?",
+        "images": "data:image/png;base64,AA==",
+        "temperature": 1.0,
+        "top_k": 0,
+        "max_length": 50,
+    }
+    # Without max_tokens it is the model's own default, as it was there.
+    assert nemo(prompt="What?", image="AA==") == [
+        {"prompts": "What?", "images": "AA==", "temperature": 1.0, "top_k": 0},
+    ]
+    assert nemo(prompt="What?", image="") == nemo(prompt="What?", image=None) == nemo(prompt="What?")
+
+
+def test_the_body_of_nemos_ray_service() -> None:
+    sequences = nemo(prompts=["a", "b"], images=["data:,a", "https://b.example/"], n=2)
+    assert [(sequence["prompts"], sequence["images"]) for sequence in sequences] == [
+        ("a", "data:,a"),
+        ("a", "data:,a"),
+        ("b", "https://b.example/"),
+        ("b", "https://b.example/"),
+    ]
+    assert nemo(prompts=["a"], images=[]) == nemo(prompt="a")
+    with pytest.raises(ApiError, match="There are 1 images for 2 prompts; send one for each") as caught:
+        nemo(prompts=["a", "b"], images=["data:,a"])
+    assert caught.value.param == "images"
+    for field, value in (("image", "AA=="), ("images", ["AA=="])):
+        with pytest.raises(ApiError, match="'m' takes no images") as caught:
+            nemo(TEXT, prompt="a", **{field: value})
+        assert caught.value.param == field
+
+
+def test_the_reference_says_what_is_legacy() -> None:
+    def legacy(model: Any) -> set[str]:
+        fields = model.model_json_schema()["properties"]
+        assert all("description" in fields[tensor.rest] for tensor in AS_IS)
+        marked = {name for name, field in fields.items() if field.get("deprecated")}
+        assert marked == {name for name, field in fields.items() if field.get("description", "").startswith("Legacy")}
+        return marked
+
+    common = {"random_seed", "max_batch_size", "apply_chat_template"}
+    assert legacy(CompletionRequest) == common | {"prompts", "image", "images"}
+    assert legacy(ChatRequest) == common

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -69,6 +69,8 @@ class Input(ABC):
     multimodal_only: bool = False
     ignored: bool = False
     """Whether it is accepted for older clients only."""
+    dims: int = 1
+    """Elements of one sequence; -1 is any number: Triton's `generate` sends one for each of a JSON list's."""
 
     @abstractmethod
     def read(self, value: Any) -> Any:
@@ -77,6 +79,14 @@ class Input(ABC):
         Raises:
             BadRequestError: the value is out of bounds or malformed.
         """
+
+    def read_elements(self, values: Sequence[Any]) -> Any:
+        """Return a sequence's elements, of which there are `dims`, as Python's value, checked.
+
+        Raises:
+            BadRequestError: as `read`.
+        """
+        return self.read(values[0])
 
     @property
     def attribute(self) -> str:
@@ -212,11 +222,7 @@ class Json(Input):
     """What a document is, in words."""
 
     def read(self, value: Any) -> Any:
-        try:
-            document = json.loads(value)
-        except (ValueError, RecursionError):
-            document = None
-        return self.check(document)
+        return self.check(_parse_json(value))
 
     @abstractmethod
     def check(self, document: Any) -> Any:
@@ -235,11 +241,39 @@ class Json(Input):
         return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
 
 
+def _parse_json(text: str | bytes) -> Any:
+    """Return the document, or None where the text is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class StopWords(Json):
-    """A JSON list of texts."""
+    """A JSON list of texts; or the texts themselves, an element each, as `generate` sends a list."""
 
     form: ClassVar[str] = "a list of texts"
+
+    dims: int = -1
+
+    def read(self, value: Any) -> list[str]:
+        """Return the texts of an only element: a JSON list, or the text in a list of one."""
+        try:
+            text = value if isinstance(value, str) else bytes(value).decode()
+        except UnicodeDecodeError:
+            return self.check(None)
+        document = _parse_json(text)
+        plain = not text.lstrip().startswith("[") and not isinstance(document, str | dict)
+        return self.check([text] if plain else document)
+
+    def read_elements(self, values: Sequence[Any]) -> list[str]:
+        if len(values) == 1:
+            return self.read(values[0])
+        try:  # of several sequences, the shorter lists are filled up with empty texts
+            return self.check([text for text in (v if isinstance(v, str) else v.decode() for v in values) if text])
+        except UnicodeDecodeError:
+            return self.check(None)
 
     def check(self, document: Any) -> list[str]:
         if not _is_list_of_texts(document):
@@ -334,6 +368,8 @@ class TokenIds(Tokens):
 @dataclass(frozen=True, kw_only=True)
 class Images(Text):
     """Encoded images; `stub/images.py` reads them, within the limits of the deployment."""
+
+    dims: int = -1
 
 
 PROMPTS = Text(

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -46,6 +47,14 @@ class ImageLimits:
         )
 
 
+def read_elements(elements: Iterable[Any], limits: ImageLimits) -> list[bytes | str]:
+    """Return the images of one prompt, in order, from all of its elements; see `read_images`."""
+    images = [image for element in elements for image in read_images(element, limits)]
+    if len(images) > limits.most:
+        raise _too_many(len(images), limits)
+    return images
+
+
 def read_images(element: Any, limits: ImageLimits) -> list[bytes | str]:
     """Return the images of one prompt, in order: encoded ones as bytes, URLs that may be fetched as text.
 
@@ -70,8 +79,12 @@ def read_images(element: Any, limits: ImageLimits) -> list[bytes | str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
         raise BadRequestError(f"images has a text that is no JSON list of texts; send {_FORMS}.")
     if len(texts) > limits.most:
-        raise BadRequestError(f"images has {len(texts)} images for a prompt; this model takes {limits.most}.")
+        raise _too_many(len(texts), limits)
     return [_read(text.encode(errors="replace").strip(_BLANK), limits) for text in texts]
+
+
+def _too_many(count: int, limits: ImageLimits) -> BadRequestError:
+    return BadRequestError(f"images has {count} images for a prompt; this model takes {limits.most}.")
 
 
 def _read(data: bytes, limits: ImageLimits) -> bytes | str:

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from ..common import wire
 from ..common.protocol import PromptLimit, SequenceRequest
 from ..common.wire import BadRequestError
-from .images import ImageLimits, read_images
+from .images import ImageLimits, read_elements
 
 INPUTS = wire.names(wire.INPUTS)
 """Names of the inputs of any model with ranks, and of its streaming model."""
 
+_SEVERAL = {tensor.name for tensor in wire.INPUTS if tensor.dims != 1}
+"""Inputs of which a sequence may have several elements."""
 _READ_APART = {wire.PROMPTS.name, wire.IMAGES.name, "use_greedy"}
 
 
@@ -23,7 +25,8 @@ def read_sequences(
     """Return a request's sequences.
 
     Args:
-        tensors: inputs by name, each of shape (N, 1), with the datatypes of `wire.INPUTS`. Only `prompts` is required.
+        tensors: inputs by name, each of shape (N, 1), (N, any) where `wire.INPUTS` says so, and with its datatypes.
+            Only `prompts` is required.
         prompt_limit: how long a prompt may be.
         image_limits: what a multimodal model accepts, None for a language model.
 
@@ -34,30 +37,30 @@ def read_sequences(
         raise BadRequestError("prompts is missing; send one text per sequence.")
     count = tensors["prompts"].shape[0]
     for name, tensor in tensors.items():
-        if tensor.shape != (count, 1):
+        if tensor.shape != (count, 1) and not (tensor.ndim == 2 and len(tensor) == count and name in _SEVERAL):
             raise BadRequestError(f"{name} has the shape {list(tensor.shape)}; it has to be [{count}, 1].")
     if count == 0:
         raise BadRequestError("prompts has no sequences; send at least one.")
     return [
-        _read_sequence({name: tensor[index, 0] for name, tensor in tensors.items()}, prompt_limit, image_limits)
+        _read_sequence({name: tensor[index] for name, tensor in tensors.items()}, prompt_limit, image_limits)
         for index in range(count)
     ]
 
 
 def _read_sequence(values: Mapping[str, Any], prompt_limit: PromptLimit, limits: ImageLimits | None) -> SequenceRequest:
     fields: dict[str, Any] = {
-        "prompt": _prompt(values["prompts"], prompt_limit),
-        "images": [] if limits is None else read_images(values.get("images", b""), limits),
+        "prompt": _prompt(values["prompts"][0], prompt_limit),
+        "images": [] if limits is None else read_elements(values.get("images", ()), limits),
         "seed": secrets.randbits(63),
     }
     for tensor in wire.INPUTS:
         if tensor.ignored or tensor.name in _READ_APART:
             continue
         if tensor.name in values:
-            fields[tensor.attribute] = tensor.read(values[tensor.name])
+            fields[tensor.attribute] = tensor.read_elements(values[tensor.name])
         elif (default := tensor.default_for(multimodal=limits is not None)) is not None:
             fields[tensor.attribute] = default
-    if values.get("use_greedy", False):
+    if "use_greedy" in values and values["use_greedy"][0]:
         fields["top_k"] = 1
     sequence = SequenceRequest(**fields)
     _check_lengths(sequence)

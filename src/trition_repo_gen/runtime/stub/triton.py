@@ -7,11 +7,17 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from .parameters import check_parameters
 from .requests import INPUTS
 
 
 def input_arrays(request: Any, names: Collection[str] = INPUTS) -> dict[str, NDArray[Any]]:
-    """Return copies of the inputs of a request, by name."""
+    """Return copies of the inputs of a request, by name.
+
+    Raises:
+        BadRequestError: the request has a parameter that is none of the inputs.
+    """
+    check_parameters(request, names)
     # `get_input_tensor_by_name` would create all tensors again for each name.
     tensors = ((tensor.name(), tensor) for tensor in request.inputs())
     return {name: np.array(tensor.as_numpy()) for name, tensor in tensors if name in names}

@@ -7,7 +7,7 @@ import pytest
 
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
 from trition_repo_gen.runtime.common.wire import BadRequestError
-from trition_repo_gen.runtime.stub.images import ImageLimits, read_images
+from trition_repo_gen.runtime.stub.images import ImageLimits, read_elements, read_images
 
 LIMITS = ImageLimits(most=2, most_bytes=1000, most_pixels=10_000, url_patterns=("pictures.example.org",))
 
@@ -52,6 +52,14 @@ def test_several_pictures_keep_their_order() -> None:
     url = "https://pictures.example.org/1.png"
     element = json.dumps([text(BLUE), url])
     assert read_images(element, LIMITS) == [BLUE, url]
+
+
+def test_a_list_in_generates_body_is_an_element_each() -> None:
+    assert read_elements([text(RED), text(BLUE)], LIMITS) == [RED, BLUE]
+    assert read_elements([text(RED), ""], LIMITS) == [RED]
+    assert read_elements([], LIMITS) == []
+    with pytest.raises(BadRequestError, match="images has 3 images for a prompt; this model takes 2"):
+        read_elements([text(RED)] * 3, LIMITS)
 
 
 @pytest.mark.parametrize("element", ["", "  ", "[]"])

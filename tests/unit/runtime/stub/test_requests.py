@@ -84,13 +84,20 @@ def test_rows_without_a_seed_differ() -> None:
         ("temperature", column(FP32, float("inf")), "temperature is inf"),
         ("repetition_penalty", column(FP32, 0), "repetition_penalty is 0.0; it has to be above 0"),
         ("n_top_logprobs", column(INT64, -1), "n_top_logprobs is -1"),
-        ("stop_words", column(BYTES, b"END"), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b'"END"'), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b'{"END": 1}'), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b'["END"'), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b"\xff"), "stop_words has to be a JSON list"),
+        ("stop_words", column(BYTES, b""), "none of them empty"),
         ("n_top_logprobs", column(INT64, 257), "n_top_logprobs is 257; it has to be 0 or more, and at most 256"),
         ("stop_words", column(BYTES, b'[""]'), "none of them empty"),
         ("stop_words", column(BYTES, b'["\\ud800"]'), "stop_words has to be a JSON list"),
         ("stop_words", column(BYTES, b"[" * 100_000), "stop_words has to be a JSON list"),
         ("stop_words", column(BYTES, json.dumps(["a"] * 65).encode()), "has 65 texts, .* at most 64 of at most 256"),
         ("stop_words", column(BYTES, json.dumps(["a" * 257]).encode()), "the longest of 257 characters"),
+        ("stop_words", np.array([[b"a"] * 65], dtype=BYTES), "has 65 texts, .* at most 64 of at most 256"),
+        ("stop_words", np.array([[b"a", b"\xff"]], dtype=BYTES), "stop_words has to be a JSON list"),
+        ("stop_words", np.array([b"a"], dtype=BYTES), "stop_words has the shape \\[1\\]; it has to be \\[1, 1\\]"),
         ("top_k", np.array([[1, 2]], dtype=INT64), "top_k has the shape \\[1, 2\\]; it has to be \\[1, 1\\]"),
     ],
 )
@@ -111,3 +118,27 @@ def test_no_new_tokens_are_for_the_log_probabilities_of_the_prompt() -> None:
         assert sequence.max_length == 0
     with pytest.raises(BadRequestError, match="max_length is 0"):
         read_sequences(wanted, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ([b"END"], ["END"]),  # of "END" and of ["END"] alike
+        ([b"\n"], ["\n"]),
+        ([b"3"], ["3"]),
+        ([b"a", b"\n", "ü".encode()], ["a", "\n", "ü"]),
+        ([b"[", b'"'], ["[", '"']),
+        ([b'["a", "b"]'], ["a", "b"]),
+        ([], []),
+    ],
+)
+def test_a_list_in_generates_body_is_an_element_each(elements: list[bytes], expected: list[str]) -> None:
+    words = np.array([elements], dtype=BYTES).reshape(1, len(elements))
+    (sequence,) = read_sequences({"prompts": column(BYTES, b"Hi"), "stop_words": words}, LIMIT)
+    assert sequence.stop_words == expected
+
+
+def test_shorter_lists_are_filled_up_with_empty_texts() -> None:
+    words = np.array([[b"a", b"b"], [b"c", b""], [b"", b""]], dtype=BYTES)
+    sequences = read_sequences({"prompts": column(BYTES, b"1", b"2", b"3"), "stop_words": words}, LIMIT)
+    assert [sequence.stop_words for sequence in sequences] == [["a", "b"], ["c"], []]
