@@ -29,13 +29,13 @@ print(json.dumps(found))
 console = Console(highlight=False)
 
 
-def table(title: str, columns: Sequence[str], sequences: Sequence[Sequence[str]]) -> None:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is text, the others are numbers."""
     grid = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="right" if index else "left")
-    for sequence in sequences:
-        grid.add_row(*sequence)
+    for row in rows:
+        grid.add_row(*row)
     console.print(grid)
 
 

@@ -141,7 +141,7 @@ QUERY = FlagGroup(
             "--image",
             "-i",
             metavar="PATH|URL",
-            help="A image that the prompt is about, read or fetched here; may be given several times.",
+            help="An image that the prompt is about, read or fetched here; may be given several times.",
         ),
         "chat": Option("--chat", help="Send the prompt as a user's message, through the model's chat template."),
         "max_output_len": Option(

@@ -73,7 +73,7 @@ def _kill_after(victim: int, awaited: int) -> None:
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends.
 
-    The parent may have died before this call: it is then told by its id, which it left in `PARENT_VARIABLE`.
+    The parent may have died before this call: its id in `PARENT_VARIABLE` then differs from the current parent's.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     expected = os.environ.get(PARENT_VARIABLE)

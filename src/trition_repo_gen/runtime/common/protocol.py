@@ -151,7 +151,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for this sequence any more."""
+    """Cancel a sequence: its client is gone, or another sequence of its request was refused."""
 
     id: int
 
@@ -167,7 +167,8 @@ class Deltas:
 class Done:
     """A sequence is finished.
 
-    `rest` is what its `Deltas` have not told of `answer.text`; `decode_seconds` went from its first token to its last.
+    `rest` is the part of `answer.text` that its `Deltas` did not carry; `decode_seconds` are the seconds from
+    its first token to its last.
     """
 
     id: int

@@ -188,7 +188,7 @@ def _pages(cache: Tensor, table: Tensor, keys: int, unused: Tensor | None) -> Te
 def _unused(lengths: Tensor, keys: int, block_size: int) -> Tensor:
     """Return the entries that `_pages` gathers for padding only, counted through all rows.
 
-    Slots that nobody has written may hold NaN, and no mask helps against NaN * 0.
+    Slots that were never written may hold NaN, and no mask helps against NaN * 0.
     """
     position = torch.arange(-(-keys // block_size) * block_size)
     return ((position >= lengths[:, None]) & (position < keys)).flatten().nonzero()[:, 0]

@@ -24,7 +24,7 @@ class ControlTokens:
     def __init__(self, tokenizer: Any, special: Mapping[int, str]):
         self._tokenizer = tokenizer
         self._ids = {text: token for token, text in special.items() if text}
-        # Nobody can guess it, and templates that trim, split or change the case of a text keep it.
+        # It cannot be guessed, and templates that trim, split or change the case of a text keep it.
         self._mark = "".join(secrets.choice("0123456789") for _ in range(40))
         texts = sorted(self._ids, key=len, reverse=True)
         firsts = "".join(sorted({re.escape(text[0]) for text in texts}))

@@ -113,7 +113,7 @@ class _SequenceText:
 
 
 class _GrowingText(_SequenceText):
-    """A sequence whose text is looked at after every step."""
+    """A sequence whose text is needed after every step."""
 
     def __init__(self, new_sequence: NewSequence, codec: TextCodec):
         super().__init__(new_sequence, codec)
@@ -153,7 +153,7 @@ class _GrowingText(_SequenceText):
         self._length = length
 
     def take_text(self) -> str:
-        """Return the text that is certain by now and was not told before."""
+        """Return the text that cannot change any more and was not sent before."""
         certain = self._length if self.stopped or not self.request.stop_words else self._stop_words.certain
         new = self._untold[: len(self._untold) - (self._length - certain)]
         self._untold = self._untold[len(new) :]

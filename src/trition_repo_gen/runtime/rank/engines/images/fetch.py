@@ -84,7 +84,7 @@ class Fetcher:
                 body += chunk
                 if len(body) > self._most:
                     raise self._too_large(target.url)
-            _left(deadline)  # a connection that was cut off looks like an end where no length was said
+            _left(deadline)  # without a Content-Length, a closed connection looks like the end of the body
             if response.length:
                 raise self._failed(target.url, "the connection broke")
             return None, bytes(body)

@@ -23,7 +23,7 @@ class TrackedSequence(SequenceState):
     limits: list[tuple[float, int]] = field(default_factory=list)
     """Positions from which a processor no longer applies, with the processor's bit."""
     stateful: list[StatefulProcessor[Any]] = field(default_factory=list)
-    """Those of the processors that were told of the sequence."""
+    """Processors that keep state for the sequence."""
     counts_output: bool = False
     """Whether one of the processors reads how often each token was sampled."""
 

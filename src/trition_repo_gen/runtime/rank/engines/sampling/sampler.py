@@ -85,8 +85,8 @@ class Sampler:
         Args:
             logits: [sequences, at least the vocabulary], of any floating-point type; left as they are.
             request_ids: one for each sequence; one that was not added is sampled greedily.
-            unfinished: a request of which only a part of the prompt was read. Its token does not count, and nobody
-                reads it: it is the largest logit's, whatever the request's parameters.
+            unfinished: a request of which only a part of the prompt was read. Its token is not
+                used: it is the largest logit's, whatever the request's parameters.
 
         Returns:
             int64[sequences]
