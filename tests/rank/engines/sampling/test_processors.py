@@ -1,14 +1,18 @@
 """Each processor against Hugging Face's for the same parameter, on the same logits, per sequence of mixed batches."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from transformers import LogitsProcessor as HuggingFaceProcessor
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -46,7 +50,28 @@ CASES = {
     "repetition penalty": request(repetition_penalty=1.7),
     "repetition reward": request(repetition_penalty=0.6, top_p=0.9, temperature=2.0),
     "minimum": request(min_length=3),
-    "everything": request(top_k=40, top_p=0.9, min_length=2, repetition_penalty=1.2, temperature=1.5),
+    "min-p": request(min_p=0.1),
+    "min-p at a high temperature": request(min_p=0.3, temperature=4.0, top_k=50),
+    "min-p of one": request(min_p=1.0, temperature=3.0),
+    "presence": request(presence_penalty=1.5),
+    "presence reward": request(presence_penalty=-2.0, temperature=0.5),
+    "frequency": request(frequency_penalty=0.9, temperature=0.5),
+    "greedy with presence and frequency": request(top_k=1, presence_penalty=2.0, frequency_penalty=2.0),
+    "bias": request(logit_bias={11: 3.5, 4: -100.0, 1999: 8.0}),
+    "greedy with a bias": request(top_k=1, logit_bias={7: 100}),
+    "ends of its own": request(stop_token_ids=[11, 12], min_length=4),
+    "everything": request(
+        top_k=40,
+        top_p=0.9,
+        min_p=0.02,
+        min_length=2,
+        stop_token_ids=[3],
+        repetition_penalty=1.2,
+        presence_penalty=0.4,
+        frequency_penalty=0.3,
+        logit_bias={8: 1.0, 30: -2.0},
+        temperature=1.5,
+    ),
 }
 
 
@@ -76,14 +101,37 @@ def sampler_of(sequences: dict[int, SequenceRequest]) -> tuple[Sampler, Recorder
     return sampler, recorder
 
 
+class OutputPenalties(HuggingFaceProcessor):  # type: ignore[misc]
+    """Presence and frequency penalties token by token, by OpenAI's formula: Hugging Face has neither."""
+
+    def __init__(self, sequence: SequenceRequest, tokens: list[int]):
+        self._sequence = sequence
+        self._counts = Counter(tokens)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for token, count in self._counts.items():
+            scores[0, token] -= count * torch.tensor(self._sequence.frequency_penalty)
+            scores[0, token] -= torch.tensor(self._sequence.presence_penalty)
+        return scores
+
+
 def by_hugging_face(sequence: SequenceRequest, tokens: list[int], logits: torch.Tensor) -> torch.Tensor:
     chain = LogitsProcessorList()
+    if sequence.logit_bias:
+        chain.append(
+            SequenceBiasLogitsProcessor([[[token], float(bias)] for token, bias in sequence.logit_bias.items()])
+        )
     if sequence.repetition_penalty != 1.0:
         chain.append(RepetitionPenaltyLogitsProcessor(sequence.repetition_penalty))
+    if sequence.frequency_penalty or sequence.presence_penalty:
+        chain.append(OutputPenalties(sequence, tokens))
     if sequence.min_length:
-        chain.append(MinNewTokensLengthLogitsProcessor(len(PROMPT), sequence.min_length, ENDS, device="cpu"))
+        ends = [*ENDS, *sequence.stop_token_ids]
+        chain.append(MinNewTokensLengthLogitsProcessor(len(PROMPT), sequence.min_length, ends, device="cpu"))
     if not sequence.greedy:
         chain.append(TemperatureLogitsWarper(sequence.temperature))
+        if sequence.min_p:
+            chain.append(MinPLogitsWarper(sequence.min_p))
         if sequence.top_k:
             chain.append(TopKLogitsWarper(sequence.top_k))
         if sequence.top_p:

@@ -1,5 +1,6 @@
 """`top_k` and `top_p`: keep the most likely tokens, by number and by probability (Holtzman et al. 2020)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class _Part:
     top_k: Tensor
     """int64[sequences, 1]; `sorted` where there is no limit."""
     top_p: Tensor
-    """float32[sequences, 1]; 1 where there is no limit."""
+    """float32[sequences, 1]; infinity where there is no limit: sums of probabilities may round to more than 1."""
 
 
 class TopKTopP(LogitsProcessor[list[_Part]]):
@@ -47,7 +48,7 @@ class TopKTopP(LogitsProcessor[list[_Part]]):
                 size = min(most, self.context.vocab_size)
                 sequences = [states[row].sequence for row in rows]
                 top_k = [min(sequence.top_k, size) or size for sequence in sequences]
-                top_p = [sequence.top_p if 0.0 < sequence.top_p < 1.0 else 1.0 for sequence in sequences]
+                top_p = [sequence.top_p if 0.0 < sequence.top_p < 1.0 else math.inf for sequence in sequences]
                 parts.append(_Part(rows_on(device, rows), size, column(device, top_k), column(device, top_p)))
         return parts
 
