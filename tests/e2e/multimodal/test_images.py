@@ -4,10 +4,12 @@ import base64
 import http.server
 import importlib.util
 import io
+import json
 import random
 import struct
 import sys
 import threading
+import urllib.request
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -220,6 +222,38 @@ def test_chats_over_rest_are_answered_as_questions_to_triton_are(
             assert whole.usage is not None
             assert whole.usage.prompt_tokens == plain.prompt_tokens[0]
             assert model != TRAINED or text == drawn.answer(question)
+
+
+def post(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+def test_the_bodies_of_nemos_services_and_lists_in_generate(one_rank: dict[str, Serving], pictures: ModuleType) -> None:
+    drawn = pictures.draw(random.Random(4))
+    question = "What is in this image?"
+    expected = drawn.answer(question)
+    buffer = io.BytesIO()
+    drawn.image.save(buffer, "PNG")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    uri = f"data:image/png;base64,{encoded}"
+    sampling = {"temperature": 1.0, "top_k": 1, "top_p": 0.0, "random_seed": None, "max_batch_size": 4}
+    with rest_service(one_rank[TRAINED].server.grpc_url) as url:
+        for image in ({"image": uri}, {"image": encoded}, {"images": [uri]}):
+            body = {"model": TRAINED, "prompt": question, **image, **sampling, "apply_chat_template": False}
+            assert post(f"{url}/v1/completions/", body)["choices"][0]["text"] == expected
+        for part in ({"type": "image", "image": uri}, {"type": "image_url", "image_url": encoded}):
+            messages = [{"role": "user", "content": [part, {"type": "text", "text": question}]}]
+            answer = post(f"{url}/v1/chat/completions/", {"model": TRAINED, "messages": messages, **sampling})
+            assert answer["choices"][0]["message"]["content"] == expected
+
+    generate = f"http://{one_rank[TRAINED].http}/v2/models/{TRAINED}/generate"
+    for images in (uri, encoded, [uri], json.dumps([uri])):
+        assert post(generate, {"prompts": question, "images": images})["sentences"] == expected
+    two = [post(generate, {"prompts": question, "images": images}) for images in ([uri, uri], json.dumps([uri, uri]))]
+    assert two[0]["sentences"] == two[1]["sentences"]
+    assert two[0]["prompt_tokens"] == two[1]["prompt_tokens"]
 
 
 def png(width: int, height: int) -> bytes:
