@@ -419,18 +419,3 @@ def test_the_command_says_what_it_waited_for() -> None:
     done = trgen("-u", f"127.0.0.1:{port}", "-mn", "echo", "-p", "a", "-it", "0.2")
     assert done.returncode == 1
     assert done.stderr.startswith(f"trgen: Waited 0.2 s for a Triton server at http://127.0.0.1:{port} to answer (")
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["-clp"], "Only --json shows what --compute-logprob asks for; add it, or leave it out."),
-        (
-            ["-clp", "--n-top-logprobs", "2"],
-            "Only --json shows what --compute-logprob and --n-top-logprobs ask for; add it, or leave them out.",
-        ),
-    ],
-)
-def test_the_command_prints_no_answer_without_what_was_asked_for(flags: list[str], sentence: str) -> None:
-    done = trgen("-u", "127.0.0.1:1", "-mn", "echo", "-p", "a", *flags)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"trgen: {sentence}\n")

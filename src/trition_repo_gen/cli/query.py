@@ -106,22 +106,12 @@ class QueryFlags:
             "n_top_logprobs": self.n_top_logprobs,
         }
 
-    def check(self) -> None:
-        """Refuse flags that do not fit together.
-
-        Raises:
-            QueryError: log-probabilities are asked for, and would not be printed.
-        """
-        logprobs = (("--compute-logprob", self.compute_logprob), ("--n-top-logprobs", self.n_top_logprobs))
-        if not self.json_ and (given := [flag for flag, value in logprobs if value]):
-            raise QueryError(
-                f"Only --json shows what {' and '.join(given)} ask{'' if len(given) > 1 else 's'} for; add it, "
-                f"or leave {'them' if len(given) > 1 else 'it'} out."
-            )
-
     def without_effect(self) -> list[str]:
         """Return a sentence for each flag that was given and changes nothing."""
         notes = []
+        logprobs = (("--compute-logprob", self.compute_logprob), ("--n-top-logprobs", self.n_top_logprobs))
+        if not self.json_ and (given := [flag for flag, value in logprobs if value]):
+            notes.append(f"{' and '.join(given)}: only --json shows them.")
         if self.max_batch_size is not None:
             notes.append("--max-batch-size has no effect: the engine forms its batch anew at every step.")
         if self.processor_name is not None:
@@ -245,7 +235,6 @@ def query(flags: QueryFlags, further: Any) -> None:
     """
     from trition_repo_gen.clients import LLMClient, ServerFailedError
 
-    flags.check()
     text = flags.text()
     values = flags.parameters() | parameters(further)
     for note in flags.without_effect():

@@ -119,26 +119,14 @@ def test_the_document() -> None:
 
 
 def test_what_changes_nothing() -> None:
+    (note,) = flags(compute_logprob=True, n_top_logprobs=2).without_effect()
+    assert note == "--compute-logprob and --n-top-logprobs: only --json shows them."
     assert flags(compute_logprob=True, json_=True).without_effect() == []
     notes = flags(max_batch_size=4, processor_name="Qwen/Qwen2.5-VL-7B-Instruct").without_effect()
     assert [note.split(":")[0] for note in notes] == [
         "--max-batch-size has no effect",
         "--processor-name has no effect",
     ]
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"compute_logprob": True}, "what --compute-logprob asks for; add it, or leave it out"),
-        ({"n_top_logprobs": 2}, "what --n-top-logprobs asks for; add it, or leave it out"),
-        ({"compute_logprob": True, "n_top_logprobs": 2}, "--compute-logprob and --n-top-logprobs ask for; add it, or"),
-    ],
-)
-def test_what_would_not_be_printed(given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(QueryError, match=f"^Only --json shows .*{sentence}"):
-        flags(**given).check()
-    flags(**given, json_=True).check()
 
 
 def test_pictures() -> None:
