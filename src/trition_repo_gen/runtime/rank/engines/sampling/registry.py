@@ -7,11 +7,10 @@ sequences have: temperature, and the filters that read the probabilities at that
 from typing import Any
 
 from .api import LogitsProcessor
-from .frequency_penalty import FrequencyPenalty
 from .logit_bias import LogitBias
 from .min_length import MinLength
 from .min_p import MinP
-from .presence_penalty import PresencePenalty
+from .output_penalties import FrequencyPenalty, PresencePenalty
 from .repetition_penalty import RepetitionPenalty
 from .temperature import Temperature
 from .top_k_top_p import TopKTopP
