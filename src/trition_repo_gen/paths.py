@@ -1,6 +1,7 @@
 """Expands paths that users write, and finds the folders that are packed into the wheel."""
 
 import contextlib
+import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -12,6 +13,16 @@ def expanded(path: Path | str) -> Path:
     with contextlib.suppress(RuntimeError):
         return path.expanduser()
     return path
+
+
+def unreadable_for_triton(path: Path) -> str | None:
+    """Return the first character of an absolute path that Triton's Python backend cannot read, if there is one.
+
+    tritonserver 2.51 writes the path into the command line of the stub, which a shell reads: with a space the stub ends
+    in `stol`, with a letter beyond ASCII in a traceback.
+    """
+    found = re.search(r"[^A-Za-z0-9/._+@%=:,~-]", str(path.absolute()))
+    return found[0] if found else None
 
 
 def carried_folder(name: str) -> Path:

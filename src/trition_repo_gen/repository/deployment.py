@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trition_repo_gen.errors import RepositoryError
+from trition_repo_gen.paths import unreadable_for_triton
 from trition_repo_gen.repository.options import MAX_BATCH_SIZE
 from trition_repo_gen.runtime.common import wire
 from trition_repo_gen.runtime.common.settings import Settings, StreamSettings
@@ -43,6 +44,16 @@ class Deployment(BaseModel):
                 f"'_', '-' and '.', 121 at most; write --model-name {instead}."
             )
         return name
+
+    @field_validator("model_repository")
+    @classmethod
+    def _check_repository(cls, repository: Path) -> Path:
+        if character := unreadable_for_triton(repository):
+            raise RepositoryError(
+                f"The path of the model repository, {str(repository.absolute())!r}, has {character!r}, which Triton's "
+                "Python backend cannot read; write a --model-repository of ASCII letters and digits without spaces."
+            )
+        return repository
 
     @field_validator("settings")
     @classmethod

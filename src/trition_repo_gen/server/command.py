@@ -14,6 +14,7 @@ from trition_repo_gen.addresses import (
     reachable,
 )
 from trition_repo_gen.errors import ServerError, system_errors
+from trition_repo_gen.paths import unreadable_for_triton
 
 EXIT_TIMEOUT = 5
 """Seconds that tritonserver waits for running requests when it ends. With its own default, 30, it waits the full time
@@ -161,6 +162,11 @@ def find_models(repository: Path) -> list[str]:
     Raises:
         ServerError: it is missing, empty or cannot be read.
     """
+    if character := unreadable_for_triton(repository):
+        raise ServerError(
+            f"The path of the model repository, {str(repository.absolute())!r}, has {character!r}, which Triton's "
+            "Python backend cannot read; move the repository to a path of ASCII letters and digits without spaces."
+        )
     with system_errors(
         ServerError,
         f"The model repository {str(repository)!r} cannot be read",

@@ -150,18 +150,18 @@ def test_a_build_prints_what_it_did_and_what_comes_next(
 ) -> None:
     words = ["build", "--megatron_checkpoint", make_checkpoint(), "--triton_model_name", "llama", "-tps", 2]
     python = make_environment(tmp_path / "megatron", MEGATRON)
-    words += ["--model-repository", tmp_path / "my models", "--rank-python", python]
+    words += ["--model-repository", tmp_path / "models", "--rank-python", python]
     assert trgen(*words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        f"created: {tmp_path}/my models/llama (version 1)",
-        f"created: {tmp_path}/my models/llama_stream, which streams its answers",
+        f"created: {tmp_path}/models/llama (version 1)",
+        f"created: {tmp_path}/models/llama_stream, which streams its answers",
         "model: gpt, 4 layers, 16 B of float32 weights, served in float32, sequences of 512 tokens",
         "layout: TP=2 PP=1 on 2 GPUs",
         "note: The sequence length is 512 tokens, the model's, instead of 4096.",
         "per GPU: about 8 B of weights, 1.5 GiB of working memory",
         "KV cache: 512 B a token, 64.1 MiB for 256 requests of 512 tokens",
-        f"next: trgen serve --model-repository '{tmp_path}/my models'",
+        f"next: trgen serve --model-repository {tmp_path}/models",
     ]
     assert trgen(*words) == 0
     assert capsys.readouterr().out.startswith("unchanged: ")

@@ -53,3 +53,9 @@ def test_values_out_of_range(changes: dict[str, object]) -> None:
 def test_settings_that_contradict_each_other(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(RepositoryError, match=sentence):
         deployment(settings=Settings(checkpoint="/c", **settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("folder", "character"), [("my models", "' '"), ("modèles", "'è'"), ("a;b", "';'")])
+def test_a_repository_whose_path_triton_cannot_read(tmp_path: Path, folder: str, character: str) -> None:
+    with pytest.raises(RepositoryError, match=f"has {character}, which Triton's Python backend cannot read; write a"):
+        deployment(model_repository=tmp_path / folder)

@@ -112,6 +112,14 @@ def test_models_are_the_folders_with_a_configuration(tmp_path: Path) -> None:
     assert find_models(tmp_path) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("folder", "character"), [("my models", "' '"), ("modèles", "'è'")])
+def test_a_repository_whose_path_triton_cannot_read(tmp_path: Path, folder: str, character: str) -> None:
+    (tmp_path / folder / "a").mkdir(parents=True)
+    (tmp_path / folder / "a" / "config.pbtxt").touch()
+    with pytest.raises(ServerError, match=f"has {character}, which Triton's Python backend cannot read; move the"):
+        find_models(tmp_path / folder)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "file", "empty"])
 def test_a_repository_without_models(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
