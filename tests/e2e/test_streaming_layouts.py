@@ -68,9 +68,9 @@ def test_texts_of_many_streams_join_to_the_plain_answers(serving: Serving) -> No
 
 def test_a_stop_word_ends_a_stream_before_it_and_no_other(serving: Serving) -> None:
     sequences = [sequence(number) for number in range(STREAMS // 2)]
-    endless = {"max_length": 450, "min_length": 450}
+    endless = {"max_length": 450, "ignore_eos": True}  # a stop word counts after min_length only
     with ThreadPoolExecutor(STREAMS) as pool:
-        expected = list(pool.map(lambda each: plain(serving, each[0], **each[1], min_length=40), sequences))
+        expected = list(pool.map(lambda each: plain(serving, each[0], **each[1], ignore_eos=True), sequences))
         words = [word_of(whole.text) for whole in expected]
         ended: list[Future[Any]] = []
         other = pool.submit(stream, serving, "a", random_seed=100, **LONG)

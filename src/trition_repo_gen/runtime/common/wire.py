@@ -307,8 +307,9 @@ def rename_inputs(sentence: str, names: Mapping[str, str]) -> tuple[str, str | N
 
 
 _INPUT_NAMES = re.compile(
-    "|".join(rf"\b{tensor.name}\b" if "_" in tensor.name else rf"^{tensor.name}\b" for tensor in INPUTS)
+    "|".join(rf"(?<!')\b{tensor.name}\b" if "_" in tensor.name else rf"^{tensor.name}\b" for tensor in INPUTS)
 )
+"""What stands in quotes is the client's."""
 _ABOUT_PROMPTS = ("the prompt ", "prompt and answer ", "a message")
 
 
